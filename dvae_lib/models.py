@@ -1,0 +1,160 @@
+"""Auto-encoders put together from an encoder, a divergence, a sampler, a decoder and, to denoise, a noise layer.
+
+The chapter "The model" assembles them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from dvae_lib._checks import check_floating, check_image_shape, check_positive_integer
+from dvae_lib.layers import KullbackLeiblerDivergence, ReparameterizationSampler
+
+
+class VariationalAutoencoder(nn.Module):
+    """Encode, keep the divergence, sample, decode; with a noise layer, a denoising auto-encoder.
+
+    `forward(images)` runs noise, encoder, divergence, sampler and decoder, in that order, and returns the
+    logits of the pixels, of the shape of `images`. The target of the reconstruction stays the clean `images`:
+    without noise that is the variational auto-encoder, with noise the denoising one.
+
+    Args:
+        encoder: maps images (n, channels, height, width) to the posterior's parameters, for a Gaussian the
+            tuple (mean, log_variance), each (n, code).
+        divergence: takes the parameters, returns them unchanged, and keeps `.loss`.
+        sampler: takes the parameters, returns codes (n, code).
+        decoder: maps codes to logits (n, channels, height, width).
+        noise: corrupts the encoder's input in train mode; None leaves it clean.
+        configuration: what a builder was asked for, stored in checkpoints. Where it holds "image_shape" and
+            "latent_size", `encode` and `decode` check their inputs against them.
+
+    Raises:
+        TypeError, ValueError: in `forward`, `encode` and `decode`, an input of a wrong type, rank or size.
+
+    Assembled in the chapter "The model"; source: Kingma and Welling (2014), Im et al. (2017), Stutz's article.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        divergence: nn.Module,
+        sampler: nn.Module,
+        decoder: nn.Module,
+        noise: nn.Module | None = None,
+        *,
+        configuration: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.noise = noise
+        self.encoder = encoder
+        self.divergence = divergence
+        self.sampler = sampler
+        self.decoder = decoder
+        self.configuration = configuration or {}
+        self.posterior: tuple[Tensor, ...] = ()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of `images`, (n, channels, height, width); `.kl` and `.posterior` are set on the way."""
+        corrupted = images if self.noise is None else self.noise(images)  # the same shape
+        parameters = self.divergence(*self.encode(corrupted))  # each (n, code)
+        self.posterior = tuple(parameter.detach() for parameter in parameters)
+        return self.decode(self.sampler(*parameters))  # (n, code) -> (n, channels, height, width)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the parameters of q(z|images) for the images as they are: no noise is added here."""
+        check_image_shape("images", images, self.configuration.get("image_shape"))
+        return self.encoder(images)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the logits, (n, channels, height, width), of the pixels given `codes`, (n, code)."""
+        check_floating("codes", codes)
+        size = self.configuration.get("latent_size", "code")
+        if codes.ndim != 2 or size not in ("code", codes.shape[1]):
+            raise ValueError(f"codes must have shape (n, {size}), got {tuple(codes.shape)}")
+        return self.decoder(codes)
+
+    @property
+    def kl(self) -> Tensor:
+        """The divergence of the last forward pass: nats, summed over batch and code, differentiable."""
+        return self.divergence.loss  # type: ignore[return-value]
+
+
+class GaussianHeads(nn.Module):
+    """Two linear maps from features to the posterior's mean and log-variance.
+
+    `forward(features)`, (n, feature_size), returns (mean, log_variance), each (n, latent_size).
+
+    Assembled in the chapter "The model"; source: Kingma and Welling (2014), appendix C.2.
+    """
+
+    def __init__(self, feature_size: int, latent_size: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(feature_size, latent_size)
+        self.log_variance = nn.Linear(feature_size, latent_size)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean(features), self.log_variance(features)
+
+
+def mlp_vae(
+    image_shape: Sequence[int] = (1, 24, 24),
+    latent_size: int = 2,
+    hidden_size: int = 1152,
+    noise: nn.Module | None = None,
+) -> VariationalAutoencoder:
+    """Build the article's auto-encoder: two hidden layers of ReLUs in the encoder and two in the decoder.
+
+    With no arguments it is the article's VAE, 3,993,412 parameters; `noise=BernoulliNoise(0.1)` makes it the
+    article's DVAE. Weights and biases start uniform in +-1/sqrt(fan_in), PyTorch's default and Torch7's, drawn
+    from PyTorch's default generator: call `torch.manual_seed` first.
+
+    Args:
+        image_shape: (channels, height, width).
+        latent_size: the number of entries of a code, at least 1.
+        hidden_size: the width of the hidden layers, at least 1.
+        noise: a layer in front of the encoder, or None.
+
+    Raises:
+        TypeError, ValueError: a size is not an integer of at least 1, or `image_shape` has not three of them.
+
+    Assembled in the chapter "The model"; source: the listing of Stutz's article.
+    """
+    if not isinstance(image_shape, Sequence) or len(image_shape) != 3:
+        raise ValueError(f"image_shape must be (channels, height, width), got {image_shape!r}")
+    shape = tuple(check_positive_integer("image_shape", size) for size in image_shape)
+    check_positive_integer("latent_size", latent_size)
+    check_positive_integer("hidden_size", hidden_size)
+    pixels = math.prod(shape)
+    encoder = nn.Sequential(
+        nn.Flatten(),  # (n, channels, height, width) -> (n, pixels)
+        nn.Linear(pixels, hidden_size),
+        nn.ReLU(),
+        nn.Linear(hidden_size, hidden_size),
+        nn.ReLU(),
+        GaussianHeads(hidden_size, latent_size),  # (n, hidden) -> 2 x (n, code)
+    )
+    decoder = nn.Sequential(
+        nn.Linear(latent_size, hidden_size),
+        nn.ReLU(),
+        nn.Linear(hidden_size, hidden_size),
+        nn.ReLU(),
+        nn.Linear(hidden_size, pixels),
+        nn.Unflatten(1, shape),  # (n, pixels) -> (n, channels, height, width)
+    )
+    return VariationalAutoencoder(
+        encoder,
+        KullbackLeiblerDivergence(),
+        ReparameterizationSampler(),
+        decoder,
+        noise,
+        configuration={
+            "builder": "mlp_vae",
+            "image_shape": list(shape),
+            "latent_size": latent_size,
+            "hidden_size": hidden_size,
+        },
+    )
