@@ -8,6 +8,7 @@ from dvae_lib.models import GaussianHeads, VariationalAutoencoder, mlp_vae
 from dvae_lib.noise import BernoulliNoise, GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from dvae_lib.plotting import image_grid, latent_grid, plot_protocol, show_manifold
 from dvae_lib.training import Protocol, TrainingConfig, default_device, train
+from dvae_lib.verify import verify_close, verify_mean
 
 __all__ = [
     "BernoulliNoise",
@@ -34,5 +35,7 @@ __all__ = [
     "show_manifold",
     "squares",
     "train",
+    "verify_close",
+    "verify_mean",
 ]
 __version__ = "0.1.0"

@@ -1,0 +1,60 @@
+# The book's commands. `make book` and `make test` are all that a reader needs; each sets up .venv by itself.
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help book test refresh serve lint weights bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make book     build the book into _build/html (sets up .venv first)"
+	@echo "make test     run the unit tests and every notebook, comparing the stored outputs"
+	@echo "make serve    build the book and open it on http://127.0.0.1:$(PORT)"
+	@echo "make refresh  run every notebook and store its outputs (NOTEBOOKS='book/noise.ipynb ...' for some)"
+	@echo "make lint     ruff and mypy"
+	@echo "make bench    time the training step against a plain loop"
+	@echo "make weights  train the shipped weights again (10 to 40 minutes on a CPU)"
+	@echo "make clean    remove what was built"
+
+# made anew whenever the requirements change
+$(READY): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "== setting up $(VENV): some minutes and a gigabyte or more, once"
+	$(PYTHON) -m venv --clear $(VENV) \
+		|| { echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --progress-bar off -r requirements.txt -c constraints.txt
+	@touch $@
+
+book: $(READY)
+	@echo "== building the book, warnings are errors"
+	$(BIN)/jupyter-book build . --all --warningiserror --keep-going
+	@echo "== done: open _build/html/index.html, or run: make serve"
+
+test: $(READY)
+	@echo "== running the unit tests and every notebook: a few minutes"
+	$(BIN)/python -m pytest --nbval
+
+serve: book
+	@echo "== http://127.0.0.1:$(PORT) (Ctrl-C stops)"
+	@$(BIN)/python -m webbrowser http://127.0.0.1:$(PORT) || true
+	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+refresh: $(READY)
+	$(BIN)/python tools/refresh.py $(NOTEBOOKS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/train_step.py
+
+weights: $(READY)
+	$(BIN)/python tools/train_weights.py
+
+clean:
+	rm -rf _build

@@ -1,0 +1,80 @@
+"""Run notebooks in place and store their outputs, so that a diff shows only what changed.
+
+    python tools/refresh.py                    # every notebook of _toc.yml
+    python tools/refresh.py book/noise.ipynb   # some
+
+A notebook that fails is left as it was, and the exit status is 1.
+"""
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parent.parent
+CELL_KEYS = ("tags", "mystnb")  # of a cell's metadata, what is written by hand
+
+
+def notebooks() -> list[Path]:
+    """Return the notebooks that _toc.yml names, in its order."""
+    names = re.findall(r"(?:file|root):\s*(\S+)", (ROOT / "_toc.yml").read_text())
+    return [path for name in names if (path := ROOT / f"{name}.ipynb").exists()]
+
+
+def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Drop what differs from run to run or from editor to editor; number the cells' ids."""
+    widgets = notebook.metadata.get("widgets")
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    if widgets:
+        notebook.metadata["widgets"] = widgets
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index}"
+        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in CELL_KEYS if key in cell.metadata})
+        for output in cell.get("outputs", []):
+            output.get("metadata", {}).clear()
+    return notebook
+
+
+def refresh(path: Path) -> None:
+    """Run one notebook in a kernel of its own, and replace the file when all went well."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+    ).execute()
+    temporary = path.with_suffix(".ipynb.new")
+    nbformat.write(normalise(notebook), temporary)
+    os.replace(temporary, path)
+
+
+def main(arguments: list[str]) -> int:
+    os.environ["TQDM_DISABLE"] = "1"  # as in the tests
+    failures = 0
+    for path in [Path(name).resolve() for name in arguments] or notebooks():
+        start = time.perf_counter()
+        print(f"{path.relative_to(ROOT)} ... ", end="", flush=True)
+        try:
+            refresh(path)
+            print(f"{time.perf_counter() - start:.0f} s")
+        except CellExecutionError as error:
+            failures += 1
+            print(f"failed\n{error}")
+    return min(failures, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
