@@ -7,6 +7,7 @@ import pytest
 import torch
 
 mpl.use("Agg")
+torch.set_num_threads(1)  # the tests' networks are too small to share
 
 # the same cases on every run and machine, and none written to disk
 hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=True, database=None, max_examples=50)

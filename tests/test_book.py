@@ -1,0 +1,150 @@
+"""Guards on the notebooks as they are stored: what nbval cannot see, or passes over in silence."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from refresh import normalise
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
+OTHER_FILES = {"references.bib", "ruff.toml"}  # in book/ beside the pages
+
+
+def pages() -> list[str]:
+    """Return the pages that _toc.yml names, root first, in order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    chapters = [chapter for part in toc.get("parts", [toc]) for chapter in part["chapters"]]
+    return [toc["root"], *(chapter["file"] for chapter in chapters)]
+
+
+NOTEBOOKS = [ROOT / f"{page}.ipynb" for page in pages() if (ROOT / f"{page}.ipynb").exists()]
+
+
+def code_cells(path: Path) -> list[tuple[int, nbformat.NotebookNode]]:
+    cells = nbformat.read(path, as_version=4).cells
+    return [(index, cell) for index, cell in enumerate(cells) if cell.cell_type == "code"]
+
+
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def figures(cell: nbformat.NotebookNode) -> int:
+    return sum("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def test_every_page_exists_and_nothing_else_lies_in_the_book():
+    named = {f"{Path(page).name}{suffix}" for page in pages() for suffix in (".ipynb", ".md")}
+    present = {str(path.relative_to(BOOK)) for path in BOOK.rglob("*") if path.is_file()}
+    present = {name for name in present if ".ipynb_checkpoints" not in name}
+    assert present - named == OTHER_FILES
+    assert all(sum((ROOT / f"{page}{suffix}").exists() for suffix in (".ipynb", ".md")) == 1 for page in pages())
+
+
+def test_there_are_notebooks_to_guard():
+    assert len(NOTEBOOKS) >= 8
+
+
+@each_notebook
+def test_every_code_cell_was_executed_in_order(path):
+    counts = [cell.execution_count for _, cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1)), "run: make refresh"
+    assert all(cell.source.strip() for _, cell in code_cells(path)), "an empty code cell"
+
+
+@each_notebook
+def test_the_stored_form_is_what_refresh_writes(path):
+    stored = json.loads(path.read_text())
+    again = normalise(nbformat.read(path, as_version=4))
+    assert json.loads(nbformat.writes(again)) == stored, "run: make refresh"
+
+
+@each_notebook
+def test_no_untagged_error_is_stored(path):
+    for index, cell in code_cells(path):
+        raised = any(output.output_type == "error" for output in cell.outputs)
+        assert raised == ("raises-exception" in tags(cell)), f"cell {index}"
+
+
+@each_notebook
+def test_no_warning_or_progress_bar_is_stored(path):
+    for index, cell in code_cells(path):
+        assert not any(output.get("name") == "stderr" for output in cell.outputs), f"cell {index}"
+
+
+@each_notebook
+def test_every_figure_has_alt_text_and_a_caption(path):
+    names = []
+    for index, cell in code_cells(path):
+        if not figures(cell):
+            continue
+        mystnb = cell.metadata.get("mystnb", {})
+        assert figures(cell) == 1, f"cell {index} stores {figures(cell)} figures"
+        assert len(mystnb.get("image", {}).get("alt", "")) >= 40, f"cell {index} has no alt text worth the name"
+        assert len(mystnb.get("figure", {}).get("caption", "")) >= 20, f"cell {index} has no caption"
+        names.append(mystnb["figure"]["name"])
+    assert len(set(names)) == len(names)
+
+
+@each_notebook
+def test_no_output_holds_an_object_address_or_a_machine_path(path):
+    for index, cell in code_cells(path):
+        text = json.dumps([{**output, "data": {**output.get("data", {}), "image/png": ""}} for output in cell.outputs])
+        found = re.search(r"0x[0-9a-f]{6,}|(?<![\w.])/(?:home|root|tmp|work|Users|opt|usr|var|mnt)/", text)
+        assert not found, f"cell {index} stores {found.group()}"
+
+
+@each_notebook
+def test_few_cells_go_uncompared(path):
+    cells = code_cells(path)
+    uncompared = [cell for _, cell in cells if {"nbval-ignore-output", "nbval-skip"} & set(tags(cell))]
+    assert len(uncompared) <= 0.1 * len(cells)
+    assert not any(re.search(r"(?i)^#\s*nbval", cell.source, re.MULTILINE) for _, cell in cells), "use tags"
+
+
+@each_notebook
+def test_cells_are_short(path):
+    for index, cell in code_cells(path):
+        assert len(cell.source.splitlines()) <= 40, f"cell {index}"
+
+
+@each_notebook
+def test_a_sentence_announces_every_cell(path):
+    cells = nbformat.read(path, as_version=4).cells
+    for before, cell in zip(cells, cells[1:], strict=False):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown", f"no prose before: {cell.source.splitlines()[0]}"
+
+
+@each_notebook
+def test_a_chapter_has_exercises_with_executed_solutions(path):
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    exercises = re.findall(r"\{exercise\}[^\n]*\n:label: (\S+)", text)
+    solved = re.findall(r"\{solution-start\} (\S+)\n:label: \S+\n:class: dropdown", text)
+    assert len(exercises) >= 2
+    assert sorted(exercises) == sorted(solved)
+    depth, executed = 0, 0
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            depth += cell.source.count("{solution-start}") - cell.source.count("{solution-end}")
+        elif depth:
+            executed += 1
+    assert depth == 0
+    assert executed >= len(exercises)
+
+
+def test_no_file_names_a_path_of_somebodys_machine():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".yml", ".toml", ".txt", ".cff", ".bib", ".css", ".ipynb"}:
+            assert not re.search(r"/(?:home|root|work)/\w", path.read_text()), name
