@@ -1,5 +1,6 @@
 """Guards on the notebooks as they are stored: what nbval cannot see, or passes over in silence."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -44,7 +45,7 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 def test_every_page_exists_and_nothing_else_lies_in_the_book():
     named = {f"{Path(page).name}{suffix}" for page in pages() for suffix in (".ipynb", ".md")}
     present = {str(path.relative_to(BOOK)) for path in BOOK.rglob("*") if path.is_file()}
-    present = {name for name in present if ".ipynb_checkpoints" not in name}
+    present = {name for name in present if not name.startswith(".")}  # an editor's and a linter's caches
     assert present - named == OTHER_FILES
     assert all(sum((ROOT / f"{page}{suffix}").exists() for suffix in (".ipynb", ".md")) == 1 for page in pages())
 
@@ -119,7 +120,7 @@ def test_cells_are_short(path):
 @each_notebook
 def test_a_sentence_announces_every_cell(path):
     cells = nbformat.read(path, as_version=4).cells
-    for before, cell in zip(cells, cells[1:], strict=False):
+    for before, cell in itertools.pairwise(cells):
         if cell.cell_type == "code":
             assert before.cell_type == "markdown", f"no prose before: {cell.source.splitlines()[0]}"
 
