@@ -2,7 +2,13 @@
 
 from dvae_lib.checkpoints import load_checkpoint, save_checkpoint
 from dvae_lib.data import all_squares, rectangles, squares
-from dvae_lib.evaluation import best_square_iou
+from dvae_lib.evaluation import (
+    Estimate,
+    best_square_iou,
+    denoising_bound,
+    elbo,
+    importance_weighted_bound,
+)
 from dvae_lib.layers import KullbackLeiblerDivergence, ReparameterizationSampler, gaussian_kl
 from dvae_lib.models import GaussianHeads, VariationalAutoencoder, mlp_vae
 from dvae_lib.noise import BernoulliNoise, GaussianNoise, MaskingNoise, SaltAndPepperNoise
@@ -12,6 +18,7 @@ from dvae_lib.verify import verify_close, verify_mean
 
 __all__ = [
     "BernoulliNoise",
+    "Estimate",
     "GaussianHeads",
     "GaussianNoise",
     "KullbackLeiblerDivergence",
@@ -24,8 +31,11 @@ __all__ = [
     "all_squares",
     "best_square_iou",
     "default_device",
+    "denoising_bound",
+    "elbo",
     "gaussian_kl",
     "image_grid",
+    "importance_weighted_bound",
     "latent_grid",
     "load_checkpoint",
     "mlp_vae",

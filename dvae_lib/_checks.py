@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 
-def check_positive_integer(name: str, value: object) -> int:
-    """Return `value` if it is an integer of at least 1."""
+def check_integer(name: str, value: object, low: int = 1) -> int:
+    """Return `value` if it is an integer of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
     return int(value)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dvae_lib._checks import check_positive_integer
+from dvae_lib._checks import check_integer
 
 IMAGE_SIZE = 24  # pixels, height and width
 SQUARE_SIZE = 9  # pixels: the article asks for 8 and draws one more, its ranges being inclusive
@@ -47,7 +47,7 @@ def squares(n: int, generator: torch.Generator | None = None, device: torch.devi
 
     Described in the chapter "The data"; source: the generator of Stutz's article.
     """
-    check_positive_integer("n", n)
+    check_integer("n", n)
     device = _device_of(generator, device)
     corner = torch.randint(POSITIONS, (2, n), generator=generator, device=device)  # top and left, 0 .. 15
     size = torch.tensor([SQUARE_SIZE], device=device)
@@ -92,7 +92,7 @@ def rectangles(
     Described in the chapter "The data"; source: what the text of Stutz's article promises.
     """
     for name, value in (("n", n), ("min_size", min_size), ("max_size", max_size)):
-        check_positive_integer(name, value)
+        check_integer(name, value)
     if not min_size <= max_size <= IMAGE_SIZE:
         raise ValueError(f"max_size must be from min_size = {min_size} to {IMAGE_SIZE}, got {max_size}")
     device = _device_of(generator, device)

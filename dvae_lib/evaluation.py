@@ -1,12 +1,161 @@
-"""Numbers to judge a model by."""
+"""Numbers to judge a model by: bounds on the log-likelihood, in nats per image, and how square a picture is.
+
+The bounds draw codes with `model.sampler` and corruptions with `model.noise`, hence from PyTorch's default generator
+unless these layers hold one of their own. They take images in batches and draws one after the other, so that memory
+grows neither with the number of images nor with the number of draws.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
-from dvae_lib._checks import check_image_shape
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dvae_lib._checks import check_image_shape, check_image_values, check_integer
 from dvae_lib.data import IMAGE_SIZE, all_squares
+from dvae_lib.layers import gaussian_kl
+from dvae_lib.models import VariationalAutoencoder
+
+
+class Estimate(NamedTuple):
+    """A Monte-Carlo estimate for each image.
+
+    Args:
+        value: (n,), nats per image.
+        standard_error: (n,), of the draws for the image at hand; NaN where there was only one draw.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+
+    def mean(self) -> tuple[float, float]:
+        """Return the mean over the images and its standard error, both in nats per image.
+
+        The error is that of the draws: the images are taken as given.
+        """
+        return float(self.value.mean()), float(self.standard_error.square().sum().sqrt() / len(self.value))
+
+
+def elbo(model: VariationalAutoencoder, images: Tensor, samples: int = 100, batch_size: int = 1000) -> Estimate:
+    """Evidence lower bound of clean images, E_q(z|x)[ln p(x|z)] - KL(q(z|x) || p(z)), the divergence in closed form.
+
+    Args:
+        model: with a Gaussian code.
+        images: (n, channels, height, width), on the model's device, in [0, 1].
+        samples: draws of the code for each image.
+        batch_size: images at a time.
+
+    Returns:
+        The bound for each image, (n,), in nats.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type, rank, size or range.
+
+    Derived in the chapter "The evidence lower bound"; source: Kingma and Welling (2014), section 2.3.
+    """
+
+    def bound(batch: Tensor) -> Estimate:
+        mean, log_variance = model.encode(batch)
+        divergence = gaussian_kl(mean, log_variance)  # (n,)
+        return _mean_over_draws(
+            lambda: _log_likelihood(model, batch, model.sampler(mean, log_variance)) - divergence, samples
+        )
+
+    return _over_batches(bound, images, samples, batch_size)
+
+
+def denoising_bound(
+    model: VariationalAutoencoder,
+    images: Tensor,
+    samples: int = 100,
+    extra_corruptions: int = 0,
+    noise: nn.Module | None = None,
+    batch_size: int = 1000,
+) -> Estimate:
+    """What a DVAE maximises, and with extra corruptions a tighter bound, for clean images.
+
+    A draw corrupts the image to x'_0, draws z from q(z|x'_0), and has the value
+    ln p(x, z) - ln [(q(z|x'_0) + ... + q(z|x'_K)) / (K + 1)] with K further corruptions. Its mean is the denoising
+    bound for K = 0 and climbs towards the evidence lower bound of the mixture posterior as K grows.
+
+    Args:
+        model: with a Gaussian code.
+        images: (n, channels, height, width), on the model's device, in [0, 1].
+        samples: draws of x'_0 and z for each image.
+        extra_corruptions: K, at least 0, fresh ones for every draw.
+        noise: the corruption, a layer with `corrupt`; None takes the model's.
+        batch_size: images at a time.
+
+    Returns:
+        The bound for each image, (n,), in nats.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type, rank, size or range; neither `noise` nor the model's.
+
+    Derived in the chapter "The denoising bound"; source: Im et al. (2017), with the order of the bounds put right, and
+    Yin and Zhou (2018) for K > 0.
+    """
+    layer = model.noise if noise is None else noise
+    if layer is None:
+        raise ValueError("noise must be a noise layer where the model has none, got None")
+    corrupt: Callable[[Tensor], Tensor] = layer.corrupt  # type: ignore[assignment]
+    check_integer("extra_corruptions", extra_corruptions, 0)
+
+    def bound(batch: Tensor) -> Estimate:
+        def draw() -> Tensor:
+            parameters = model.encode(corrupt(batch))
+            codes = model.sampler(*parameters)
+            log_q = _log_normal(codes, *parameters)
+            for _ in range(extra_corruptions):
+                log_q = torch.logaddexp(log_q, _log_normal(codes, *model.encode(corrupt(batch))))
+            return _log_joint(model, batch, codes) - log_q + math.log(extra_corruptions + 1)
+
+        return _mean_over_draws(draw, samples)
+
+    return _over_batches(bound, images, samples, batch_size)
+
+
+def importance_weighted_bound(
+    model: VariationalAutoencoder, images: Tensor, samples: int = 50, batch_size: int = 1000
+) -> Estimate:
+    """Importance-weighted bound ln (1/K sum_k p(x, z_k) / q(z_k|x)), z_k from q(z|x), for K = `samples`.
+
+    One draw of a random quantity: its mean is the evidence lower bound for K = 1 and rises to ln p(x) with K.
+
+    Args:
+        model: with a Gaussian code.
+        images: (n, channels, height, width), on the model's device, in [0, 1].
+        samples: K, codes for each image.
+        batch_size: images at a time.
+
+    Returns:
+        The bound for each image, (n,), in nats; its standard error is the spread of the weights carried through the
+        logarithm to first order, sqrt(var(w) / K) / mean(w).
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type, rank, size or range.
+
+    Derived in the chapter "The evidence lower bound"; source: Burda et al. (2016).
+    """
+
+    def bound(batch: Tensor) -> Estimate:
+        parameters = model.encode(batch)
+        log_sum = log_sum_of_squares = batch.new_full((len(batch),), -math.inf)
+        for _ in range(samples):
+            codes = model.sampler(*parameters)
+            log_weight = _log_joint(model, batch, codes) - _log_normal(codes, *parameters)
+            log_sum = torch.logaddexp(log_sum, log_weight)
+            log_sum_of_squares = torch.logaddexp(log_sum_of_squares, 2 * log_weight)
+        # K sum w^2 / (sum w)^2 - 1, the relative variance of the weights; rounding may take it below 0
+        variance = (torch.exp(math.log(samples) + log_sum_of_squares - 2 * log_sum) - 1).clamp(min=0)
+        error = (variance / (samples - 1)).sqrt() if samples > 1 else torch.full_like(log_sum, math.nan)
+        return Estimate(log_sum - math.log(samples), error)
+
+    return _over_batches(bound, images, samples, batch_size)
 
 
 def best_square_iou(images: Tensor) -> Tensor:
@@ -31,3 +180,42 @@ def best_square_iou(images: Tensor) -> Tensor:
     intersection = found @ squares.T  # (n, 256)
     union = found.sum(1, keepdim=True) + squares.sum(1) - intersection  # (n, 1) + (256,) -> (n, 256)
     return torch.amax(intersection / union, dim=1)
+
+
+def _log_likelihood(model: VariationalAutoencoder, images: Tensor, codes: Tensor) -> Tensor:
+    """Return ln p(x|z) summed over the pixels, (n,)."""
+    logits = model.decode(codes)  # (n, channels, height, width)
+    return -functional.binary_cross_entropy_with_logits(logits, images, reduction="none").flatten(1).sum(1)
+
+
+def _log_normal(codes: Tensor, mean: Tensor | float, log_variance: Tensor) -> Tensor:
+    """Return the log-density of N(mean, diag(exp(log_variance))) at `codes`, (n,)."""
+    square = (codes - mean).square() * torch.exp(-log_variance)
+    return -0.5 * (square + log_variance + math.log(2 * math.pi)).sum(1)  # (n, code) -> (n,)
+
+
+def _log_joint(model: VariationalAutoencoder, images: Tensor, codes: Tensor) -> Tensor:
+    """Return ln p(x, z) = ln p(x|z) + ln p(z), (n,)."""
+    return _log_likelihood(model, images, codes) + _log_normal(codes, 0.0, torch.zeros_like(codes))
+
+
+def _mean_over_draws(draw: Callable[[], Tensor], samples: int) -> Estimate:
+    """Average `samples` draws, each (n,), keeping only the running mean and sum of squared deviations."""
+    mean = squares = torch.zeros(())  # a scalar on the CPU joins tensors of any device
+    for count in range(1, samples + 1):
+        value = draw()
+        deviation = value - mean
+        mean = mean + deviation / count
+        squares = squares + deviation * (value - mean)
+    variance = squares / (samples - 1) if samples > 1 else torch.full_like(mean, math.nan)
+    return Estimate(mean, (variance / samples).sqrt())
+
+
+@torch.no_grad()
+def _over_batches(bound: Callable[[Tensor], Estimate], images: Tensor, samples: int, batch_size: int) -> Estimate:
+    """Check what the bounds have in common, and apply `bound` to `batch_size` images at a time."""
+    check_image_values("images", check_image_shape("images", images))
+    check_integer("samples", samples)
+    check_integer("batch_size", batch_size)
+    values, errors = zip(*(bound(batch) for batch in images.split(batch_size)), strict=True)
+    return Estimate(torch.cat(values), torch.cat(errors))

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dvae_lib._checks import check_floating, check_image_shape, check_positive_integer
+from dvae_lib._checks import check_floating, check_image_shape, check_integer
 from dvae_lib.layers import KullbackLeiblerDivergence, ReparameterizationSampler
 
 
@@ -125,9 +125,9 @@ def mlp_vae(
     """
     if not isinstance(image_shape, Sequence) or len(image_shape) != 3:
         raise ValueError(f"image_shape must be (channels, height, width), got {image_shape!r}")
-    shape = tuple(check_positive_integer("image_shape", size) for size in image_shape)
-    check_positive_integer("latent_size", latent_size)
-    check_positive_integer("hidden_size", hidden_size)
+    shape = tuple(check_integer("image_shape", size) for size in image_shape)
+    check_integer("latent_size", latent_size)
+    check_integer("hidden_size", hidden_size)
     pixels = math.prod(shape)
     encoder = nn.Sequential(
         nn.Flatten(),  # (n, channels, height, width) -> (n, pixels)

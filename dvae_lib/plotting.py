@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dvae_lib._checks import check_image_shape, check_number, check_positive_integer
+from dvae_lib._checks import check_image_shape, check_integer, check_number
 from dvae_lib.models import VariationalAutoencoder
 from dvae_lib.training import Protocol
 
@@ -57,8 +57,8 @@ def image_grid(images: Tensor, columns: int, padding: int = 1) -> Tensor:
     Used throughout the book, first in the chapter "The data".
     """
     check_image_shape("images", images)
-    check_positive_integer("columns", columns)
-    check_number("padding", padding, 0)
+    check_integer("columns", columns)
+    check_integer("padding", padding, 0)
     n, _, height, width = images.shape
     rows = -(-n // columns)  # rounded up
     cells = images.new_full((rows * columns, height + padding, width + padding), 0.5, device="cpu")
@@ -84,7 +84,7 @@ def latent_grid(size: int = 20, limit: float = 0.95) -> Tensor:
 
     Used in the chapter "The manifold"; source: the figure of Stutz's article.
     """
-    axis = torch.linspace(-check_number("limit", limit, 0), limit, check_positive_integer("size", size))
+    axis = torch.linspace(-check_number("limit", limit, 0), limit, check_integer("size", size))
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")  # rows from the top, columns
     return torch.stack([first, second], dim=-1).flatten(0, 1)  # (size, size, 2) -> (size * size, 2)
 
@@ -132,7 +132,7 @@ def plot_protocol(protocols: Mapping[str, Protocol] | Protocol, window: int = 50
 
     Used in the chapter "The training loop".
     """
-    check_positive_integer("window", window)
+    check_integer("window", window)
     runs = {"": protocols} if isinstance(protocols, Protocol) else dict(protocols)
     if not runs:
         raise ValueError("protocols must hold at least one protocol, got none")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from dvae_lib._checks import check_image_shape, check_image_values, check_number, check_positive_integer
+from dvae_lib._checks import check_image_shape, check_image_values, check_integer, check_number
 from dvae_lib.models import VariationalAutoencoder
 
 SCHEDULES = ("inverse_time", "cosine")
@@ -58,8 +58,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "hidden_size", "report_every"):
-            check_positive_integer(name, getattr(self, name))
-        check_number("seed", self.seed, 0)
+            check_integer(name, getattr(self, name))
+        check_integer("seed", self.seed, 0)
         check_number("decay", self.decay, 0)
         if check_number("learning_rate", self.learning_rate, 0) == 0:
             raise ValueError("learning_rate must be greater than 0, got 0")
