@@ -38,7 +38,7 @@ class _PixelNoise(_Noise):
     def _hit(self, images: Tensor, p: float) -> Tensor:
         """Draw a mask of the shape of `images`, True with probability `p`."""
         check_floating("images", images)
-        # float32 whatever the images are: in bfloat16 a uniform draw has 8 bits, too few to compare with p
+        # float32 whatever the images are: a uniform draw in bfloat16 has too few digits to compare with p
         return torch.rand(images.shape, generator=self.generator, device=images.device) < p
 
     def extra_repr(self) -> str:

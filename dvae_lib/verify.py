@@ -56,4 +56,5 @@ def verify_mean(what: str, samples: Tensor, reference: Tensor | float, errors: f
 
 
 def _as_double(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value).detach().to("cpu", torch.float64)
+    # a Python number becomes float64 at once: by way of float32 it would lose half of its digits
+    return torch.as_tensor(value, dtype=torch.float64).detach().cpu()
