@@ -23,6 +23,11 @@ def _description(model: nn.Module) -> dict[str, Any]:
     return {**getattr(model, "configuration", {}), "noise": repr(getattr(model, "noise", None))}
 
 
+def _plain_number(value: Any) -> Any:
+    """Return one of NumPy's numbers, which JSON does not know, as Python's."""
+    return value.item()
+
+
 def save_checkpoint(
     path: str | os.PathLike[str], model: nn.Module, config: TrainingConfig, dtype: torch.dtype | None = None
 ) -> None:
@@ -50,8 +55,8 @@ def save_checkpoint(
             raise ValueError(f"model has a weight in {name} that is not finite in {tensor.dtype}")
     metadata = {
         "format": _FORMAT,
-        "model": json.dumps(_description(model)),
-        "training": json.dumps(asdict(config)),
+        "model": json.dumps(_description(model), default=_plain_number),
+        "training": json.dumps(asdict(config), default=_plain_number),
     }
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -90,7 +95,11 @@ def load_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> TrainingC
         raise ValueError(f"path {os.fspath(path)} is not a complete safetensors file: {error}") from error
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"path {os.fspath(path)} must have format {_FORMAT!r}, got {metadata.get('format')!r}")
-    stored, wanted = json.loads(metadata["model"]), _description(model)
+    try:
+        stored, config = json.loads(metadata["model"]), TrainingConfig(**json.loads(metadata["training"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"path {os.fspath(path)} holds no configuration that can be read: {error}") from error
+    wanted = _description(model)
     for key in sorted(stored.keys() | wanted.keys()):
         if stored.get(key) != wanted.get(key):
             raise ValueError(
@@ -107,4 +116,4 @@ def load_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> TrainingC
                 f"and {shapes.get(name)} in the model"
             )
     model.load_state_dict(tensors)
-    return TrainingConfig(**json.loads(metadata["training"]))
+    return config

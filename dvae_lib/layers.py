@@ -50,7 +50,8 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     Derived in the chapter "The divergence layer"; source: Kingma and Welling (2014), appendix B.
     """
     check_gaussian(mean, log_variance)
-    dtype = torch.promote_types(mean.dtype, torch.float32)  # under autocast the inputs may have 8 bits
+    # in float32 at least, as under autocast the inputs may have 8 bits
+    dtype = torch.promote_types(torch.promote_types(mean.dtype, log_variance.dtype), torch.float32)
     return _GaussianKL.apply(mean.to(dtype), log_variance.to(dtype))
 
 

@@ -70,7 +70,8 @@ class MaskingNoise(_PixelNoise):
     """
 
     def corrupt(self, images: Tensor) -> Tensor:
-        return images.masked_fill(self._hit(images, self.p), 0)
+        hit = self._hit(images, self.p)
+        return images.masked_fill(hit, 0)
 
 
 class SaltAndPepperNoise(_PixelNoise):

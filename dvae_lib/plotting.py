@@ -59,6 +59,8 @@ def image_grid(images: Tensor, columns: int, padding: int = 1) -> Tensor:
     check_image_shape("images", images)
     check_integer("columns", columns)
     check_integer("padding", padding, 0)
+    if images.shape[1] != 1:
+        raise ValueError(f"images must have shape (n, 1, height, width), got {tuple(images.shape)}")
     n, _, height, width = images.shape
     rows = -(-n // columns)  # rounded up
     cells = images.new_full((rows * columns, height + padding, width + padding), 0.5, device="cpu")
@@ -107,11 +109,13 @@ def show_manifold(model: VariationalAutoencoder, axes: Axes | None = None, size:
 
     Used in the chapter "The manifold"; source: the figure of Stutz's article.
     """
-    codes = latent_grid(size, limit).to(next(model.parameters()).device)
-    picture = image_grid(model.decode(codes).sigmoid(), size, padding=0)
+    if check_number("limit", limit, 0) == 0:
+        raise ValueError("limit must be greater than 0, got 0")
+    codes = latent_grid(size, limit).to(next(model.parameters()))
+    picture = image_grid(model.decode(codes).float().sigmoid(), size, padding=0)
     axes = plt.subplots(figsize=(3.6, 3.6))[1] if axes is None else axes
     edge = limit * size / max(size - 1, 1)  # half a picture beyond the outermost codes
-    axes.imshow(picture, vmin=0, vmax=1, extent=(-edge, edge, -edge, edge))
+    axes.imshow(picture.numpy(), vmin=0, vmax=1, extent=(-edge, edge, -edge, edge))
     axes.set(xlabel="code $z_1$", ylabel="code $z_2$")
     return axes
 
@@ -133,9 +137,16 @@ def plot_protocol(protocols: Mapping[str, Protocol] | Protocol, window: int = 50
     Used in the chapter "The training loop".
     """
     check_integer("window", window)
+    if not isinstance(protocols, Protocol | Mapping):
+        raise TypeError(f"protocols must be a Protocol or a mapping to Protocols, got {type(protocols).__name__}")
     runs = {"": protocols} if isinstance(protocols, Protocol) else dict(protocols)
     if not runs:
         raise ValueError("protocols must hold at least one protocol, got none")
+    for name, protocol in runs.items():
+        if not isinstance(protocol, Protocol):
+            raise TypeError(f"protocols must hold Protocols, got {type(protocol).__name__} as {name!r}")
+        if len(protocol) == 0:
+            raise ValueError(f"protocols must hold runs of at least one step, got an empty one as {name!r}")
     figure, axes = plt.subplots(2, 2, figsize=(7.5, 4.6), sharex=True)
     for name, protocol in runs.items():
         columns = {key: _window_means(column, window) for key, column in protocol.to_dict().items()}

@@ -37,7 +37,7 @@ class TrainingConfig:
         decay: of the inverse-time schedule, per step.
         precision: of the matrix products: "float32"; "tf32", where the device has it; or "bfloat16" (autocast).
         hidden_size: the width that the run's networks are built with; `train` takes the model as it is.
-        seed: of the batches, the noise and the codes.
+        seed: of the batches, the noise and the codes; a layer with a generator of its own keeps to that.
         report_every: steps between two reports, the only moments at which the host waits for the device.
 
     Raises:
@@ -159,12 +159,12 @@ def train(
     """
     _check_arguments(model, images, config)
     device = default_device() if device is None else torch.device(device)
-    with _seeded(config.seed, device), _matmul_precision(config.precision):
+    with _seeded(config.seed), _matmul_precision(config.precision):
         model.to(device).train()
         images = images.to(device, next(model.parameters()).dtype)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         rows = torch.zeros(config.steps, len(fields(Protocol)), device=device)
-        good = [parameter.detach().clone() for parameter in model.parameters()]
+        good = [tensor.clone() for tensor in model.state_dict().values()]
         done = reported = 0
         bar = _progress_bar(config, progress)
         try:
@@ -180,6 +180,7 @@ def train(
                     reported = done
         except KeyboardInterrupt:
             bar.set_description(f"interrupted after {done} steps")
+            _check_finite(model, rows[reported:done], reported, good)
         finally:
             bar.close()
             model.eval()
@@ -207,7 +208,7 @@ def training_step(
             reconstruction.detach() / len(batch),
             model.kl.detach() / len(batch),
             mean.mean(),
-            log_variance.std(),
+            log_variance.std(correction=min(1, log_variance.numel() - 1)),  # of a single entry 0, not NaN
             log_variance.mean(),
             torch.full((), rate, device=batch.device),
         ]
@@ -218,6 +219,8 @@ def _check_arguments(model: VariationalAutoencoder, images: Tensor, config: Trai
     """Refuse what cannot be trained on, before anything has changed."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"model must have parameters to train, got {type(model).__name__} without any")
     if not isinstance(config, TrainingConfig):
         raise TypeError(f"config must be a TrainingConfig, got {type(config).__name__}")
     check_image_values("images", check_image_shape("images", images))
@@ -226,9 +229,10 @@ def _check_arguments(model: VariationalAutoencoder, images: Tensor, config: Trai
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the default generators, and give the caller's random state back at the end."""
-    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the default generators, those of all devices, and give the caller's random state back at the end."""
+    accelerator = torch.accelerator.current_accelerator() or torch.device("cpu")
+    with torch.random.fork_rng(range(torch.accelerator.device_count()), device_type=accelerator.type):
         torch.manual_seed(seed)
         yield
 
@@ -252,16 +256,16 @@ def _progress_bar(config: TrainingConfig, progress: bool) -> tqdm:
 
 def _check_finite(model: VariationalAutoencoder, rows: Tensor, first: int, good: list[Tensor]) -> None:
     """Copy finite weights into `good`; if they or `rows`, of the steps from `first` on, are not, undo and raise."""
-    parameters = [parameter.detach() for parameter in model.parameters()]  # views: writing to them is writing to it
+    weights = list(model.state_dict().values())  # views: to write to them is to write to the model
     finite = rows.isfinite().all(1).tolist()  # waits for the device
     if not all(finite):
         problem = f"the loss stopped being finite at step {first + finite.index(False)}"
-    elif not torch.stack([parameter.isfinite().all() for parameter in parameters]).all():
+    elif not torch.stack([weight.isfinite().all() for weight in weights]).all():
         problem = f"a weight stopped being finite by step {first + len(rows) - 1}"
     else:
-        torch._foreach_copy_(good, parameters)
+        torch._foreach_copy_(good, weights)
         return
-    torch._foreach_copy_(parameters, good)
+    torch._foreach_copy_(weights, good)
     raise FloatingPointError(
         f"{problem}; the model holds its weights of before step {first}. A lower learning_rate may help."
     )

@@ -1,8 +1,10 @@
 """Checkpoints: what is written comes back, and whatever does not fit is refused with the model untouched."""
 
+import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -246,3 +248,27 @@ def test_file_is_complete_when_it_gets_its_name(saved, monkeypatch):
     monkeypatch.setattr(os, "replace", look)
     save_checkpoint(saved, model, CONFIG)
     assert seen == [CONFIG]
+
+
+def test_file_is_on_the_disk_when_it_gets_its_name(path, monkeypatch):
+    """What is synchronised is all of the file, although so small a one may still lie in Python's buffer."""
+    sizes = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    save_checkpoint(path, nn.Linear(3, 2), CONFIG)
+    assert sizes == [path.stat().st_size]
+
+
+def test_numbers_of_numpy(tmp_path):
+    config = TrainingConfig(steps=np.int64(3), learning_rate=np.float32(0.5))
+    model = mlp_vae((1, 6, 6), hidden_size=np.int64(8))
+    save_checkpoint(tmp_path / "model.safetensors", model, config)
+    assert load_checkpoint(tmp_path / "model.safetensors", small()) == config
+
+
+@pytest.mark.parametrize("training", [None, '{"speed": 3}', '{"steps": -1}', "[1", "3"])
+def test_configuration_that_cannot_be_read(tmp_path, training):
+    path, model = tmp_path / "model.safetensors", small()
+    metadata = {"format": "dvae_lib checkpoint 1", "model": json.dumps({**model.configuration, "noise": "None"})}
+    metadata |= {} if training is None else {"training": training}
+    safetensors.torch.save_file(small().state_dict(), path, metadata)
+    assert_refused(path, model, "model.safetensors holds no configuration that can be read")

@@ -93,7 +93,7 @@ def test_kl_is_zero_for_the_prior_only(distance, sign):
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("size", [1e-3, 1e-2, 0.1])
 def test_kl_keeps_its_digits_near_the_prior(size, sign):
-    """For a small log-variance a, exp(a) - 1 - a in float32 has no correct digit; the series a^2/2 + a^3/6 + ... has."""
+    """For a small log-variance a, exp(a) - 1 - a loses all digits in float32; the oracle is its series a^2/2 + ..."""
     a = torch.tensor([[sign * size]])  # float32
     exact = float(a)
     expected = 0.5 * sum(exact**k / math.factorial(k) for k in range(2, 12))

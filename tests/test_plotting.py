@@ -85,7 +85,7 @@ def test_grid_is_a_copy():
         (torch.zeros(2, 1, 3, 3).int(), 1, 1, TypeError, "images must be a floating-point tensor"),
         (torch.zeros(2, 1, 3, 3), 0, 1, ValueError, "columns must be at least 1, got 0"),
         (torch.zeros(2, 1, 3, 3), 1.5, 1, TypeError, "columns must be an integer, got float 1.5"),
-        (torch.zeros(2, 1, 3, 3), 1, -1, ValueError, "padding must be .* at least 0, got -1"),
+        (torch.zeros(2, 1, 3, 3), 1, -1, ValueError, "padding must be .*at least 0, got -1"),
         (torch.zeros(2, 1, 3, 3), 1, "1", TypeError, "padding must be .* got str '1'"),
     ],
 )
@@ -292,3 +292,38 @@ def test_book_style():
 
 def test_colours_differ():
     assert len(set(PALETTE)) == len(PALETTE) == 7
+
+
+def test_grid_of_colour_images():
+    with pytest.raises(ValueError, match=r"images must have shape \(n, 1, height, width\), got \(2, 3, 4, 4\)"):
+        image_grid(torch.rand(2, 3, 4, 4), 2)
+
+
+def test_padding_is_an_integer():
+    with pytest.raises(TypeError, match=r"padding must be an integer, got float 0\.5"):
+        image_grid(torch.rand(2, 1, 4, 4), 2, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_manifold_of_a_model_of_another_dtype(dtype):
+    show_manifold(mlp_vae(hidden_size=8).to(dtype), size=2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_manifold_warns_of_nothing():
+    show_manifold(TwoTones(), size=2)
+
+
+@pytest.mark.parametrize(
+    ("protocols", "error", "message"),
+    [
+        (protocol(0), ValueError, "protocols must hold runs of at least one step, got an empty one as ''"),
+        ({"VAE": protocol(3), "DVAE": protocol(0)}, ValueError, "got an empty one as 'DVAE'"),
+        ({"VAE": 3}, TypeError, "protocols must hold Protocols, got int as 'VAE'"),
+        ([1], TypeError, "protocols must be a Protocol or a mapping to Protocols, got list"),
+        (None, TypeError, "got NoneType"),
+    ],
+)
+def test_protocols_that_do_not_fit(protocols, error, message):
+    with pytest.raises(error, match=message):
+        plot_protocol(protocols)

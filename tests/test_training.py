@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -140,6 +141,14 @@ def test_first_step_moves_by_the_learning_rate(value, sign):
     assert model.weight.item() == pytest.approx(sign * 0.03, rel=1e-5)
 
 
+def test_gradient_is_that_of_the_sum_over_the_batch():
+    """8 images of 4 white pixels, each with the gradient sigmoid(0) - 1: Adam itself hardly sees the factor."""
+    model, gradients = OneWeight(), []
+    model.weight.register_hook(lambda gradient: gradients.append(gradient.item()))
+    run(model, short(steps=1), torch.ones(3, 1, 2, 2))
+    assert gradients == [-16]
+
+
 def test_reconstruction_of_an_undecided_model_is_ln_2_a_pixel():
     protocol = run(OneWeight(), short(steps=1), torch.ones(3, 1, 2, 2))
     assert protocol.reconstruction[0] == pytest.approx(4 * math.log(2))
@@ -273,7 +282,7 @@ def test_configuration_of_the_article():
 
 
 def test_configuration_for_a_laptop():
-    changes = {"steps": 5_000, "batch_size": 128, "schedule": "cosine", "hidden_size": 256}
+    changes = {"steps": 4_000, "batch_size": 64, "learning_rate": 2e-3, "schedule": "cosine", "hidden_size": 256}
     assert TrainingConfig.quick() == dataclasses.replace(TrainingConfig.article(), **changes)
 
 
@@ -303,7 +312,7 @@ def test_learning_rates_fall_and_stay_positive(steps, schedule, rate, decay):
     config = TrainingConfig(steps=steps, learning_rate=rate, schedule=schedule, decay=decay)
     rates = [config.learning_rate_at(step) for step in range(steps)]
     assert rates[0] == pytest.approx(rate)
-    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
     assert rates[-1] > 0
 
 
@@ -509,7 +518,9 @@ def test_bfloat16_is_close_but_not_the_same():
     np.testing.assert_allclose(first.kl, second.kl, rtol=0.1, atol=0.02)
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32), ("tf32", torch.float32)]
+)
 def test_precision_is_that_of_the_matrix_products(precision, dtype):
     model, seen = tiny(), set()
     model.decoder.register_forward_hook(lambda *a: seen.add(a[-1].dtype))
@@ -609,3 +620,37 @@ def test_config_of_wrong_type(config):
 def test_model_of_wrong_type(model):
     with pytest.raises(TypeError, match=f"model must be a torch.nn.Module, got {type(model).__name__}"):
         run(model)
+
+
+def test_a_code_of_one_entry_and_a_batch_of_one_image():
+    """A single log-variance has the standard deviation 0, not NaN."""
+    model = mlp_vae((1, 6, 6), latent_size=1, hidden_size=8)
+    assert not run(model, short(batch_size=1)).log_variance_std.any()
+
+
+def test_interrupted_after_the_loss_stopped_being_finite():
+    """Between two reports: the failure is not hidden by Ctrl-C."""
+    model, good = tiny(), tiny()
+    at_pass(model, 5, lambda logits: logits * math.nan)
+    calls = iter(range(100))
+
+    def late(*_):
+        if next(calls) == 6:
+            raise KeyboardInterrupt
+
+    model.register_forward_pre_hook(late)
+    with pytest.raises(FloatingPointError, match="the loss stopped being finite at step 5"):
+        run(model)
+    run(good, short(steps=4))
+    assert_same_weights(model, weights(good))
+
+
+def test_model_without_parameters():
+    with pytest.raises(ValueError, match="model must have parameters to train, got Flatten"):
+        run(nn.Flatten())
+
+
+@pytest.mark.parametrize(("seed", "error"), [(0.5, TypeError), (True, TypeError), (-1, ValueError)])
+def test_seed_is_an_integer(seed, error):
+    with pytest.raises(error, match="seed must be "):
+        TrainingConfig(seed=seed)
