@@ -21,6 +21,7 @@ from dvae_lib import (
     importance_weighted_bound,
     mlp_vae,
 )
+from dvae_lib.evaluation import _mean_over_draws
 
 
 def pixels_of_square(top, left):
@@ -311,3 +312,11 @@ def test_denoising_bound_needs_noise_and_whole_corruptions(toy):
         denoising_bound(mlp_vae((1, 1, 3), latent_size=1, hidden_size=4).double(), IMAGES)
     with pytest.raises(ValueError, match="extra_corruptions must be at least 0, got -1"):
         denoising_bound(toy, IMAGES, extra_corruptions=-1)
+
+
+def test_running_mean_and_standard_error_by_hand():
+    """Draws 1, 3, 8: mean 4, variance (9 + 1 + 16) / 2 = 13, standard error sqrt(13 / 3)."""
+    draws = iter([1.0, 3.0, 8.0])
+    estimate = _mean_over_draws(lambda: torch.tensor([next(draws)], dtype=torch.float64), 3)
+    assert estimate.value.tolist() == pytest.approx([4])
+    assert estimate.standard_error.tolist() == pytest.approx([(13 / 3) ** 0.5])
