@@ -35,7 +35,8 @@ class Estimate(NamedTuple):
     def mean(self) -> tuple[float, float]:
         """Return the mean over the images and its standard error, both in nats per image.
 
-        The error is that of the draws: the images are taken as given.
+        The error is that of the draws: the images are taken as given. Where a few draws outweigh the others, as for
+        images that a model decodes badly, it is itself too small.
         """
         return float(self.value.mean()), float(self.standard_error.square().sum().sqrt() / len(self.value))
 
@@ -133,8 +134,9 @@ def importance_weighted_bound(
         batch_size: images at a time.
 
     Returns:
-        The bound for each image, (n,), in nats; its standard error is the spread of the weights carried through the
-        logarithm to first order, sqrt(var(w) / K) / mean(w).
+        One draw for each image, (n,), in nats, whose mean is the bound; its standard error is the spread of the weights
+        carried through the logarithm to first order, sqrt(var(w) / K) / mean(w). That is at most 1, and too small where
+        a few weights outweigh the others.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, rank, size or range.

@@ -6,6 +6,7 @@ apart (Okabe and Ito). `use_book_style` sets what the book's figures share.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -148,11 +149,11 @@ def plot_protocol(protocols: Mapping[str, Protocol] | Protocol, window: int = 50
         if len(protocol) == 0:
             raise ValueError(f"protocols must hold runs of at least one step, got an empty one as {name!r}")
     figure, axes = plt.subplots(2, 2, figsize=(7.5, 4.6), sharex=True)
-    for name, protocol in runs.items():
+    for (name, protocol), style in zip(runs.items(), itertools.cycle(("-", "--", "-.", ":"))):  # colours aside
         columns = {key: _window_means(column, window) for key, column in protocol.to_dict().items()}
         steps = _window_means(np.arange(len(protocol)), window)
         for axis, key in zip(axes.flat, ("reconstruction", "kl", "mean", "log_variance_mean"), strict=True):
-            axis.plot(steps, columns[key], label=name, linewidth=1.2)
+            axis.plot(steps, columns[key], style, label=name, linewidth=1.2)
         centre, spread = columns["log_variance_mean"], columns["log_variance_std"]
         axes[1, 1].fill_between(steps, centre - spread, centre + spread, alpha=0.2, linewidth=0)
     labels = (
@@ -167,6 +168,7 @@ def plot_protocol(protocols: Mapping[str, Protocol] | Protocol, window: int = 50
         axis.set_yscale("log")
     for axis in axes[1]:
         axis.set_xlabel("step")
+        axis.locator_params(axis="x", nbins=4)
     if list(runs) != [""]:
         axes[0, 0].legend(frameon=False)
     return figure
