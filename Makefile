@@ -1,6 +1,7 @@
 # The book's commands. `make book` and `make test` are all that a reader needs; each sets up .venv by itself.
 PYTHON ?= python3
 PORT ?= 8000
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -34,8 +35,8 @@ book: $(READY)
 	@echo "== done: open _build/html/index.html, or run: make serve"
 
 test: $(READY)
-	@echo "== running the unit tests and every notebook: a few minutes"
-	$(BIN)/python -m pytest --nbval
+	@echo "== running the unit tests and every notebook, $(JOBS) files at a time: a few minutes"
+	$(BIN)/python -m pytest --nbval --numprocesses $(JOBS) --dist loadfile
 
 serve: book
 	@echo "== http://127.0.0.1:$(PORT) (Ctrl-C stops)"

@@ -4,3 +4,6 @@ import os
 
 # A progress bar's output differs from run to run, and nbval compares what a cell prints.
 os.environ["TQDM_DISABLE"] = "1"
+# Where several notebooks run side by side, one thread each is faster than all threads for all.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
