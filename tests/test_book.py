@@ -8,22 +8,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
-from refresh import normalise
+from refresh import normalise, notebooks, pages
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 OTHER_FILES = {"references.bib", "ruff.toml"}  # in book/ beside the pages
 
 
-def pages() -> list[str]:
-    """Return the pages that _toc.yml names, root first, in order."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    chapters = [chapter for part in toc.get("parts", [toc]) for chapter in part["chapters"]]
-    return [toc["root"], *(chapter["file"] for chapter in chapters)]
-
-
-NOTEBOOKS = [ROOT / f"{page}.ipynb" for page in pages() if (ROOT / f"{page}.ipynb").exists()]
+NOTEBOOKS = notebooks()
 
 
 def code_cells(path: Path) -> list[tuple[int, nbformat.NotebookNode]]:

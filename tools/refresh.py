@@ -7,12 +7,12 @@ A notebook that fails is left as it was, and the exit status is 1.
 """
 
 import os
-import re
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -20,10 +20,16 @@ ROOT = Path(__file__).resolve().parent.parent
 CELL_KEYS = ("tags", "mystnb")  # of a cell's metadata, what is written by hand
 
 
+def pages() -> list[str]:
+    """Return the pages that _toc.yml names, root first, in order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    chapters = [chapter for part in toc.get("parts", [toc]) for chapter in part["chapters"]]
+    return [toc["root"], *(chapter["file"] for chapter in chapters)]
+
+
 def notebooks() -> list[Path]:
-    """Return the notebooks that _toc.yml names, in its order."""
-    names = re.findall(r"(?:file|root):\s*(\S+)", (ROOT / "_toc.yml").read_text())
-    return [path for name in names if (path := ROOT / f"{name}.ipynb").exists()]
+    """Return those of the pages that are notebooks, in order."""
+    return [path for page in pages() if (path := ROOT / f"{page}.ipynb").exists()]
 
 
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
