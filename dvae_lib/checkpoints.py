@@ -5,27 +5,21 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
+from dvae_lib.files import (
+    describe_model,
+    read_tensors,
+    refuse_another_model,
+    refuse_other_shapes,
+    to_json,
+    write_tensors,
+)
 from dvae_lib.training import TrainingConfig
 
 _FORMAT = "dvae_lib checkpoint 1"
-
-
-def _description(model: nn.Module) -> dict[str, Any]:
-    """What must agree between a checkpoint and a model: what the builder was asked for, and the noise."""
-    return {**getattr(model, "configuration", {}), "noise": repr(getattr(model, "noise", None))}
-
-
-def _plain_number(value: Any) -> Any:
-    """Return one of NumPy's numbers, which JSON does not know, as Python's."""
-    return value.item()
 
 
 def save_checkpoint(
@@ -53,22 +47,8 @@ def save_checkpoint(
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"model has a weight in {name} that is not finite in {tensor.dtype}")
-    metadata = {
-        "format": _FORMAT,
-        "model": json.dumps(_description(model), default=_plain_number),
-        "training": json.dumps(asdict(config), default=_plain_number),
-    }
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(safetensors.torch.save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    metadata = {"format": _FORMAT, "model": to_json(describe_model(model)), "training": to_json(asdict(config))}
+    write_tensors(path, tensors, metadata)
 
 
 def load_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> TrainingConfig:
@@ -87,33 +67,12 @@ def load_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> TrainingC
 
     Explained in the chapter "The training loop".
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"path {os.fspath(path)} is not a complete safetensors file: {error}") from error
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"path {os.fspath(path)} must have format {_FORMAT!r}, got {metadata.get('format')!r}")
+    tensors, metadata = read_tensors(path, _FORMAT)
     try:
         stored, config = json.loads(metadata["model"]), TrainingConfig(**json.loads(metadata["training"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"path {os.fspath(path)} holds no configuration that can be read: {error}") from error
-    wanted = _description(model)
-    for key in sorted(stored.keys() | wanted.keys()):
-        if stored.get(key) != wanted.get(key):
-            raise ValueError(
-                f"path {os.fspath(path)} does not fit the model: it was made with {key} = {stored.get(key)}, "
-                f"the model has {key} = {wanted.get(key)}"
-            )
-    state = model.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name in sorted(shapes.keys() | tensors.keys()):
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != shapes.get(name):
-            raise ValueError(
-                f"path {os.fspath(path)} does not fit the model: {name} has shape {found} in the file "
-                f"and {shapes.get(name)} in the model"
-            )
+    refuse_another_model(path, stored, model)
+    refuse_other_shapes(path, tensors, model)
     model.load_state_dict(tensors)
     return config

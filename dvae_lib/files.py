@@ -1,0 +1,90 @@
+"""Tensors in safetensors files, written so that no reader and no crash ever meets half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+
+def describe_model(model: nn.Module) -> dict[str, Any]:
+    """What must agree between a file and a model: what the builder was asked for, and the noise."""
+    return {**getattr(model, "configuration", {}), "noise": repr(getattr(model, "noise", None))}
+
+
+def to_json(value: Any) -> str:
+    """Return `value` as JSON, with NumPy's numbers as Python's."""
+    return json.dumps(value, default=lambda number: number.item())
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write `tensors` and `metadata` under another name, force them to the disk, and rename them to `path`.
+
+    An earlier file of that name stays whole until the last moment, and so does the new one after it.
+
+    Explained in the chapter "The training loop".
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(safetensors.torch.save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left of files that they meant to rename to `path`."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".{path.name}.*.new"):
+        leftover.unlink(missing_ok=True)
+
+
+def read_tensors(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata at `path`; no code is unpickled.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or its metadata do not say that it is of the format `form`.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"path {os.fspath(path)} is not a complete safetensors file: {error}") from error
+    if metadata.get("format") != form:
+        raise ValueError(f"path {os.fspath(path)} must have format {form!r}, got {metadata.get('format')!r}")
+    return tensors, metadata
+
+
+def refuse_another_model(path: str | os.PathLike[str], stored: dict[str, Any], model: nn.Module) -> None:
+    """Raise a ValueError if `stored`, a model's description in the file at `path`, is not that of `model`."""
+    wanted = describe_model(model)
+    for key in sorted(stored.keys() | wanted.keys()):
+        if stored.get(key) != wanted.get(key):
+            raise ValueError(
+                f"path {os.fspath(path)} does not fit the model: it was made with {key} = {stored.get(key)}, "
+                f"the model has {key} = {wanted.get(key)}"
+            )
+
+
+def refuse_other_shapes(path: str | os.PathLike[str], tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Raise a ValueError if `tensors`, those of the file at `path`, are not of the model's names and shapes."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(shapes.keys() | tensors.keys()):
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shapes.get(name):
+            raise ValueError(
+                f"path {os.fspath(path)} does not fit the model: {name} has shape {found} in the file "
+                f"and {shapes.get(name)} in the model"
+            )
