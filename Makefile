@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help book test refresh serve lint weights bench clean
+.PHONY: help book test test-gpu refresh serve lint weights bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book     build the book into _build/html (sets up .venv first)"
 	@echo "make test     run the unit tests and every notebook, comparing the stored outputs"
+	@echo "make test-gpu run the tests that need a GPU, and every notebook on it"
 	@echo "make serve    build the book and open it on http://127.0.0.1:$(PORT)"
 	@echo "make refresh  run every notebook and store its outputs (NOTEBOOKS='book/noise.ipynb ...' for some)"
 	@echo "make lint     ruff and mypy"
@@ -37,6 +38,12 @@ book: $(READY)
 test: $(READY)
 	@echo "== running the unit tests and every notebook, $(JOBS) files at a time: a few minutes"
 	$(BIN)/python -m pytest --nbval --numprocesses $(JOBS) --dist loadfile
+
+# with the environment that knows the GPU: make test-gpu PYTEST='python -m pytest'
+PYTEST ?= $(BIN)/python -m pytest
+test-gpu:
+	$(PYTEST) tests/test_gpu.py -m gpu -ra
+	$(PYTEST) --nbval book
 
 serve: book
 	@echo "== http://127.0.0.1:$(PORT) (Ctrl-C stops)"

@@ -236,6 +236,8 @@ class Run:
         self.rank, self.processes = process_rank()
         self.images = images.to(device, next(model.parameters()).dtype)  # (N, channels, height, width)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
+        # processes average their gradients: times their number, that is the sum over the joined batch
+        self.factor = torch.tensor(float(self.processes), device=device)  # ()
         rates = [config.learning_rate_at(step) for step in range(config.steps)]
         self.rates = torch.tensor(rates, dtype=torch.float32, device=device)  # (steps,)
         self.rows = torch.zeros(config.steps, len(fields(Protocol)), device=device)  # (steps, 6)
@@ -269,17 +271,18 @@ def training_step(run: Run) -> None:
         logits = run.forward(batch)  # the shape of batch
     reconstruction = functional.binary_cross_entropy_with_logits(logits.float(), batch, reduction="sum")
     optimizer.zero_grad(set_to_none=True)
-    # several processes average their gradients: times their number, that is the sum over the joined batch
-    (run.processes * (reconstruction + model.kl)).backward()
+    (reconstruction + model.kl).backward(run.factor)
     optimizer.step()
     mean, log_variance = model.posterior[0].float(), model.posterior[-1].float()  # each (n, code)
+    correction = min(1, log_variance.numel() - 1)  # the deviation of a single entry is 0, not NaN
+    log_variance_std, log_variance_mean = torch.std_mean(log_variance, correction=correction)
     row = torch.stack(
         [
             reconstruction.detach() / size,
             model.kl.detach() / size,
             mean.mean(),
-            log_variance.std(correction=min(1, log_variance.numel() - 1)),  # of a single entry 0, not NaN
-            log_variance.mean(),
+            log_variance_std,
+            log_variance_mean,
             rate,
         ]
     )
