@@ -5,19 +5,22 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_VENV := .venv-bench
+BENCH_READY := $(BENCH_VENV)/.ready
 
-.PHONY: help book test test-gpu refresh serve lint weights bench clean
+.PHONY: help book test browser test-gpu refresh serve lint weights bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book     build the book into _build/html (sets up .venv first)"
 	@echo "make test     run the unit tests and every notebook, comparing the stored outputs"
+	@echo "make browser  build the book and test its pages in Chromium (needs node, npm and Chromium)"
 	@echo "make test-gpu run the tests that need a GPU, and every notebook on it"
 	@echo "make serve    build the book and open it on http://127.0.0.1:$(PORT)"
 	@echo "make refresh  run every notebook and store its outputs (NOTEBOOKS='book/noise.ipynb ...' for some)"
 	@echo "make lint     ruff and mypy"
-	@echo "make bench    time the training step against a plain loop"
-	@echo "make weights  train the shipped weights again (10 to 40 minutes on a CPU)"
+	@echo "make bench    time the training step beside a plain loop, pythae and Pyro (options: BENCH='--rounds 3 ...')"
+	@echo "make weights  train the shipped weights again (20 to 60 minutes on a CPU)"
 	@echo "make clean    remove what was built"
 
 # made anew whenever the requirements change
@@ -39,6 +42,16 @@ test: $(READY)
 	@echo "== running the unit tests and every notebook, $(JOBS) files at a time: a few minutes"
 	$(BIN)/python -m pytest --nbval --numprocesses $(JOBS) --dist loadfile
 
+# what the pages take from a CDN, for the tests in a browser, and the linter of the widgets' front end
+NODE_READY := node_modules/.package-lock.json
+$(NODE_READY): package.json package-lock.json
+	npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+browser: book $(NODE_READY)
+	@echo "== testing the built pages in a browser"
+	$(BIN)/python -m pytest tests/browser -m browser
+
 # with the environment that knows the GPU: make test-gpu PYTEST='python -m pytest'
 PYTEST ?= $(BIN)/python -m pytest
 test-gpu:
@@ -53,13 +66,27 @@ serve: book
 refresh: $(READY)
 	$(BIN)/python tools/refresh.py $(NOTEBOOKS)
 
+# the front end's part needs npm; in CI it must run
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if command -v npm >/dev/null || [ -n "$$CI" ]; then $(MAKE) --no-print-directory lint-js; \
+		else echo "== npm is not installed: the widgets' front end was not linted"; fi
 
-bench: $(READY)
-	$(BIN)/python benchmarks/train_step.py
+.PHONY: lint-js
+lint-js: $(NODE_READY)
+	npm run --silent lint
+
+$(BENCH_READY): benchmarks/requirements.txt constraints.txt pyproject.toml
+	@echo "== setting up $(BENCH_VENV), the environment of the benchmark and its peers, once"
+	$(PYTHON) -m venv --clear $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --progress-bar off -e . -r benchmarks/requirements.txt -c constraints.txt
+	@touch $@
+
+bench: $(BENCH_READY)
+	$(BENCH_VENV)/bin/python -m benchmarks.bench $(BENCH)
+	$(BENCH_VENV)/bin/python -m benchmarks.ladder $(BENCH)
 
 weights: $(READY)
 	$(BIN)/python tools/train_weights.py

@@ -1,0 +1,382 @@
+"""The benchmark's counts by hand, its loops against the library's objective, its stored numbers. Nothing is timed."""
+
+import contextlib
+import itertools
+import json
+import math
+import platform
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from benchmarks import bench, floor, ladder, loops, timing
+from dvae_lib import all_squares, load_checkpoint, mlp_vae
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+CPU = torch.device("cpu")
+WEIGHTS = 576 * 1152 + 1152 * 1152 + 2 * 1152 * 2 + 2 * 1152 + 1152 * 1152 + 1152 * 576  # 3,988,224, without biases
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The shipped VAE, whose divergence is some nats, so that a loss without it would show."""
+    model = mlp_vae()
+    load_checkpoint(ROOT / "weights" / "article-vae.safetensors", model)
+    return model
+
+
+# the counts
+
+
+def test_the_layers_are_those_of_the_articles_model():
+    linear = [layer for layer in mlp_vae().modules() if isinstance(layer, torch.nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == list(floor.ARTICLE)
+
+
+def test_a_small_networks_operations_are_counted_as_by_hand():
+    # 2 * 5 * (3 * 4 + 4 * 2): 200; the gradient by the input stops before the first layer: 2 * 5 * 4 * 2 = 80
+    assert floor.step_flops(5, [(3, 4), (4, 2)]) == {"forward": 200, "backward_input": 80, "backward_weight": 200}
+
+
+def test_a_step_of_the_article_takes_361_million_operations():
+    assert sum(floor.step_flops(16).values()) == 16 * (6 * WEIGHTS - 2 * 576 * 1152) == 361_635_840
+
+
+def test_pytorch_counts_the_same_operations():
+    counter = pytest.importorskip("torch.utils.flop_counter").FlopCounterMode(display=False)
+    vae = mlp_vae()
+    with counter:
+        (vae(all_squares()[:16]).sum() + vae.kl).backward()
+    assert counter.get_total_flops() == sum(floor.step_flops(16).values())
+
+
+def test_a_small_networks_bytes_are_counted_as_by_hand():
+    # 3 * 4 + 4 weights and biases, then 4 * 2 + 2: 26 numbers of 4 bytes; only the second matrix is read going back
+    counted = list(floor.step_bytes([(3, 4), (4, 2)]).values())
+    assert counted == [104, 32, 104, 416, 312]
+    assert floor.state_bytes([(3, 4), (4, 2)]) == 416
+
+
+def test_a_step_of_the_article_moves_157_megabytes():
+    moved = 4 * (3_993_412 + WEIGHTS - 576 * 1152 + 3_993_412 + 7 * 3_993_412)
+    assert sum(floor.step_bytes().values()) == moved
+    assert moved == pytest.approx(157.1e6, rel=1e-3)
+
+
+def test_the_floor_is_the_sum_of_its_parts_at_the_given_rates():
+    one = floor.floor(16, flops_rate=361_635_840 / 0.003, bytes_rate=sum(floor.step_bytes().values()) / 0.005)
+    assert one == pytest.approx({"compute_s": 0.003, "memory_s": 0.005, "floor_s": 0.008, "bound_s": 0.005})
+
+
+def test_what_is_expected_takes_each_product_at_its_own_rate_and_adams_traffic():
+    flops = floor.step_flops(16)
+    rates = {"forward": flops["forward"] / 1, "backward_input": flops["backward_input"] / 2}
+    rates["backward_weight"] = flops["backward_weight"] / 4
+    assert floor.expected(16, rates, bytes_rate=4 * 7 * 3_993_412 / 8) == pytest.approx(1 + 2 + 4 + 8)
+
+
+def test_of_two_measurements_the_better_of_each_rate_is_kept():
+    assert floor.better({"a": 1.0, "b": {"c": 4.0}}, {"a": 2.0, "b": {"c": 3.0}}) == {"a": 2.0, "b": {"c": 4.0}}
+
+
+def test_the_floor_takes_the_best_rates_and_what_is_expected_the_steps_own():
+    own = {"forward": 1e9, "backward_input": 5e9, "backward_weight": 1e9}
+    rates = {
+        "memory_bytes": {"copy": 1e9, "in place": 2e9},
+        "square_flops": {"float32": 3e9},
+        "own_flops": {"16": {"float32": own}},
+    }
+    one = floor.limits(rates)["floors"]["16"]["float32"]
+    assert one["floor_s"] == floor.floor(16, 5e9, 2e9)["floor_s"]
+    assert one["expected_s"] == floor.expected(16, own, 2e9)
+    rates["square_flops"]["float32"] = 7e9
+    assert floor.limits(rates)["floors"]["16"]["float32"]["floor_s"] == floor.floor(16, 7e9, 2e9)["floor_s"]
+
+
+# the contestants
+
+
+def by_hand(model, images, seed):
+    """Reconstruction and divergence, summed over the batch, written out, in float64 from the codes on."""
+    mean, log_variance = (one.double() for one in model.encoder(images))
+    torch.manual_seed(seed)
+    codes = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape).double()
+    logits = model.decoder(codes.float()).double()
+    x = images.double()
+    reconstruction = -(x * logsigmoid(logits) + (1 - x) * logsigmoid(-logits)).sum()
+    return float(reconstruction + 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum())
+
+
+@pytest.mark.parametrize("keywords", [{}, {"logits": True}])
+def test_the_plain_loops_loss_is_the_librarys_at_the_same_weights_and_noise(model, keywords):
+    images = all_squares()[::8]
+    with torch.no_grad():
+        expected = by_hand(model, images, 5)
+        for contestant in (loops.Plain(model, CPU, **keywords), loops.Library(model, CPU)):
+            torch.manual_seed(5)
+            assert float(contestant.loss(images)) == pytest.approx(expected, rel=1e-4)
+    assert expected / len(images) > 5  # nats per image, of which the divergence is the larger part
+
+
+def test_the_plain_loops_gradients_are_the_librarys(model):
+    images = all_squares()[::8]
+    plain, library = loops.Plain(model, CPU), loops.Library(model, CPU)
+    for contestant in (plain, library):
+        torch.manual_seed(6)
+        contestant.loss(images).backward()
+    for ours, theirs in zip(library.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3 * float(ours.grad.abs().max()))
+
+
+def test_the_library_runs_in_each_precision_and_without_graphs_on_a_processor():
+    builders = loops.contestants(CPU)
+    library = {name: builder.keywords for name, builder in builders.items() if builder.kind is loops.Library}
+    assert library == {
+        "dvae_lib float32": {"precision": "float32", "graph": False},
+        "dvae_lib bfloat16": {"precision": "bfloat16", "graph": False},
+    }
+
+
+def test_a_row_says_in_which_precision_it_really_ran(monkeypatch):
+    monkeypatch.setattr(loops, "effective_precision", lambda precision, device: f"{precision} on {device}")
+    assert loops.Builder(loops.Library, {"precision": "bfloat16"}).ran_in(CPU) == "bfloat16 on cpu"
+    assert loops.Builder(loops.Plain).ran_in(CPU) == "float32 on cpu"
+
+
+@pytest.mark.parametrize(
+    "name", ["plain loop", "dvae_lib float32", "pythae", "pyro Trace_ELBO", "pyro TraceMeanField_ELBO"]
+)
+def test_a_contestant_has_the_librarys_objective_and_learns(model, name):
+    build, batch = loops.contestants(CPU).get(name), all_squares()[::16]
+    if build is None:
+        pytest.skip("not installed")
+    ours = loops.draw_losses(loops.Library(model, CPU), batch, draws=20)
+    loops.check_same(name, build(model, CPU), batch, ours)
+    loops.check_learns(name, build(mlp_vae(), CPU), all_squares(), CPU)
+
+
+def test_a_contestant_without_the_divergence_is_refused(model):
+    class Wrong(loops.Plain):
+        def loss(self, images):
+            return super().loss(images) - library_divergence(model, images)
+
+    batch = all_squares()[::16]
+    ours = loops.draw_losses(loops.Library(model, CPU), batch, draws=20)
+    with pytest.raises(AssertionError, match=r"wrong one: .* nats per image where the library has"):
+        loops.check_same("wrong one", Wrong(model, CPU), batch, ours)
+
+
+def library_divergence(model, images):
+    model(images)
+    return model.kl
+
+
+def test_a_contestant_of_another_size_is_refused(model):
+    contestant = loops.Plain(model, CPU)
+    contestant.decoder.fc5 = torch.nn.Linear(1152, 577)
+    with pytest.raises(AssertionError, match="small one has 3994565 parameters"):
+        loops.check_same("small one", contestant, all_squares()[:2], torch.zeros(2))
+
+
+def test_a_contestant_that_does_not_train_is_refused(model):
+    class Idle(loops.Plain):
+        def train(self, images, batch_size, steps):
+            pass
+
+    with pytest.raises(AssertionError, match="idle one does not learn"):
+        loops.check_learns("idle one", Idle(mlp_vae(), CPU), all_squares(), CPU)
+
+
+def test_weights_are_copied_only_between_equal_shapes():
+    with pytest.raises(ValueError, match=r"target must have the shapes of source, got \(3,\) for \(2,\)"):
+        loops.copy_weights([torch.zeros(2)], [torch.zeros(3)])
+
+
+RUNGS = {name: builder.keywords for name, builder in ladder.changes(CPU).items() if builder.kind is loops.Plain}
+
+
+@pytest.mark.parametrize("keywords", RUNGS.values(), ids=list(RUNGS))
+def test_every_rung_changes_what_it_says_and_makes_the_steps_asked_for(keywords, monkeypatch):
+    plain, called = loops.Plain(mlp_vae(), CPU, **keywords), []
+
+    def note(owner, name, label=None):
+        original = getattr(owner, name)
+
+        def noted(*arguments, **options):
+            called.append(label(*arguments) if label else name)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    note(plain, "loss", label=lambda images: tuple(images.shape))
+    note(torch.optim.Adam, "step", label=lambda self: "fused" if self.defaults["fused"] else "step by step")
+    note(torch.Tensor, "item", label=lambda self: "item of a loss" if self.requires_grad else "item")
+    note(loops, "endless")
+    note(loops, "keep_freed_memory")
+    note(torch, "sigmoid")
+    plain.train(all_squares(), 4, 3)
+    assert called.count((4, 1, 24, 24)) == 3
+    assert called.count("fused" if keywords.get("fused") else "step by step") == 3
+    assert called.count("item of a loss") == 3 * keywords.get("item", True)
+    assert called.count("endless") == (not keywords.get("resident"))
+    assert called.count("sigmoid") == 3 * (not keywords.get("logits"))
+    assert called.count("keep_freed_memory") == keywords.get("keep_memory", False)
+
+
+def test_each_rung_adds_one_change_to_the_rung_before():
+    rungs = list(RUNGS.values())
+    assert rungs[0] == {}
+    for before, after in itertools.pairwise(rungs):
+        assert len({key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}) == 1
+    assert ladder.changes(CPU)["dvae_lib.train, float32"].kind is loops.Library
+
+
+def test_batches_go_on_after_the_last_one_of_an_epoch():
+    batches = loops.endless(all_squares()[:10], 4)
+    shapes = [next(batches).shape for _ in range(5)]  # two an epoch
+    assert set(shapes) == {(4, 1, 24, 24)}
+
+
+# the measuring
+
+
+def test_a_step_is_the_difference_of_two_runs(monkeypatch):
+    monkeypatch.setattr(timing, "run_seconds", lambda steps: 5 + 0.25 * steps)  # 5 s happen once
+    assert timing.step_seconds(40) == pytest.approx(0.25)
+
+
+def test_the_number_of_steps_fits_the_time_asked_for(monkeypatch):
+    monkeypatch.setitem(timing._worker, "device", CPU)
+    monkeypatch.setattr(timing, "run_seconds", lambda steps: 3 + 1e-4 * steps)
+    assert timing.find_steps(2.0) == pytest.approx(20_000, rel=1e-3)
+
+
+def test_a_graphs_capture_is_in_both_runs_of_a_difference(monkeypatch):
+    monkeypatch.setattr(timing, "run_seconds", lambda steps: 0.01 * steps + (3 if steps > 4 else 0))
+    assert timing.step_seconds(timing.fewest_steps(torch.device("cuda"))) == pytest.approx(0.01)
+
+
+def test_rates_and_ratios_are_taken_round_by_round():
+    found = timing.rates([0.1, 0.2, 0.4], 8, reference=[0.1, 0.1, 0.1])
+    assert found["steps_per_s"] == pytest.approx({"median": 5, "least": 2.5, "most": 10})
+    assert found["images_per_s"] == pytest.approx({"median": 40, "least": 20, "most": 80})
+    assert found["ratio"] == pytest.approx({"median": 4, "least": 2, "most": 8})
+    assert timing.rates([0.1], 8, None)["ratio"] is None
+
+
+def test_contestants_take_turns_and_each_starts_a_round(monkeypatch):
+    asked = []
+
+    class Worker:
+        pool = contextlib.nullcontext()
+
+        def __init__(self, builder, batch_size, device):
+            self.name = builder
+
+        def ask(self, function, *arguments):
+            if function is timing.step_seconds:
+                asked.append(self.name)
+            return {timing.step_seconds: 0.5, timing.find_steps: 7, timing.peak_memory: 99}[function]
+
+    monkeypatch.setattr(timing, "Worker", Worker)
+    rows = timing.take_turns({"a": "a", "b": "b"}, {"a": 1, "b": 1}, CPU, rounds=3, seconds=1)
+    assert asked == ["a", "b", "b", "a", "a", "b"]
+    assert rows["a"] == {"peak_bytes": 99, "steps": 7, "seconds_per_step": [0.5, 0.5, 0.5]}
+
+
+def test_a_worker_is_a_process_of_its_own_whose_memory_is_not_its_parents():
+    held = torch.ones(200_000_000)  # 800 MB in this process
+    worker = timing.Worker(loops.Builder(loops.Plain), 2, CPU)
+    with worker.pool:
+        peak = worker.ask(timing.resident_peak)
+        growth = worker.ask(timing.peak_memory, 1)
+    assert peak < held.nbytes < timing.resident_peak()
+    assert growth > 4 * 4 * loops.PARAMETERS  # weights, gradients and two moments
+
+
+def test_results_are_stored_beside_what_is_there_and_without_leftovers(tmp_path):
+    path = tmp_path / "machine.json"
+    timing.store(path, "bench", {"name": "machine"}, {"rows": [1.23456789]})
+    timing.store(path, "ladder", {"name": "machine"}, {"rows": (2,)})
+    stored = json.loads(path.read_text())
+    assert stored["bench"]["rows"] == [1.23457]
+    assert stored["ladder"]["rows"] == [2]
+    assert stored["hardware"] == {"name": "machine"}
+    assert [one.name for one in tmp_path.iterdir()] == ["machine.json"]
+
+
+def test_results_that_cannot_be_written_leave_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "machine.json"
+    timing.store(path, "bench", {}, {"rows": []})
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        timing.store(path, "bench", {}, {"rows": object()})
+
+    def killed(*_):
+        raise OSError("killed before the last moment")
+
+    monkeypatch.setattr(timing.os, "replace", killed)
+    with pytest.raises(OSError, match="last moment"):
+        timing.store(path, "bench", {}, {"rows": [1]})
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["machine.json"]
+
+
+def test_a_result_is_named_after_its_hardware():
+    processor = {"name": "A(TM) CPU @ 2.00GHz", "device": "cpu", "threads": 2}
+    assert timing.result_path(processor).name == "a-tm-cpu-2-00ghz-2-threads.json"
+    assert timing.result_path({"name": "NVIDIA H200", "device": "cuda", "threads": 16}).name == "nvidia-h200.json"
+
+
+# the stored results
+
+
+def test_there_are_stored_results():
+    assert RESULTS
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_stored_results_have_their_fields_and_agree_with_themselves(path):
+    stored = json.loads(path.read_text())
+    assert timing.result_path(stored["hardware"]) == path
+    assert {"hardware", "bench", "ladder"} == set(stored)
+    for part in ("bench", "ladder"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", stored[part]["date"])
+        assert stored[part]["versions"]["torch"]
+        assert stored[part]["settings"]["rounds"] >= 1
+    for size, rows in stored["bench"]["batches"].items():
+        plain = next(row for row in rows if row["name"] == "plain loop")
+        assert {"pythae", "pyro Trace_ELBO", "dvae_lib float32"} <= {row["name"].split(",")[0] for row in rows}
+        for row in rows:
+            check_row(row, int(size), plain["seconds_per_step"], stored["bench"]["settings"]["rounds"])
+            one = stored["bench"]["limits"]["floors"][size][row["ran_in"]]
+            assert row["floor_share"] == pytest.approx(one["floor_s"] * row["steps_per_s"]["median"], rel=1e-4)
+            assert one["floor_s"] == pytest.approx(one["compute_s"] + one["memory_s"], rel=1e-4)
+    for size, rows in stored["ladder"]["changes"].items():
+        for row in rows:
+            check_row(row, int(size), rows[0]["seconds_per_step"], stored["ladder"]["settings"]["rounds"])
+    assert {row["batch_size"] for row in stored["ladder"]["batch_sizes"]} == set(ladder.SIZES)
+
+
+def check_row(row, batch_size, plain, rounds):
+    seconds = row["seconds_per_step"]
+    assert len(seconds) == rounds
+    assert all(math.isfinite(value) and value > 0 for value in seconds)
+    assert row["images_per_s"]["least"] == pytest.approx(batch_size / max(seconds), rel=1e-4)
+    assert row["ratio"]["most"] == pytest.approx(max(p / s for p, s in zip(plain, seconds, strict=True)), rel=1e-4)
+    assert row["steps"] >= 2
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_stored_results_name_no_place_on_a_machine(path):
+    text = path.read_text()
+    assert "/" not in text
+    assert not re.search(rf"\b{re.escape(platform.node() or '-')}\b", text)
+
+
+def test_the_benchmark_measures_the_articles_batch_size_and_128():
+    assert bench.BATCH_SIZES == [16, 128]
