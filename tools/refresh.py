@@ -33,7 +33,8 @@ def notebooks() -> list[Path]:
 
 
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what differs from run to run or from editor to editor; number the cells' ids."""
+    """Drop what differs from run to run or from editor to editor; number the ids of cells and widgets."""
+    notebook = number_widgets(notebook)
     widgets = notebook.metadata.get("widgets")
     notebook.metadata = nbformat.from_dict(
         {
@@ -52,6 +53,15 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
     return notebook
+
+
+def number_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Replace the widgets' random ids, wherever they stand, by numbers in the order of their making."""
+    state = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    text = nbformat.writes(notebook) if state else ""
+    for number, name in enumerate(state):
+        text = text.replace(name, f"{number:032x}")
+    return nbformat.reads(text, as_version=4) if state else notebook
 
 
 def merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:

@@ -1,0 +1,207 @@
+// The explorers' arithmetic, against numbers that PyTorch computed: tests/test_js.py writes them and runs this file.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+import * as widgets from "../../dvae_lib/widgets.mjs";
+
+const { PIXELS, SIZE, newPosterior, normal, uniforms } = widgets;
+const fixture = JSON.parse(readFileSync(process.env.DVAE_FIXTURE, "utf8"));
+const bytes = new Uint8Array(Buffer.from(fixture.weights, "base64"));
+const read = (data = bytes) => widgets.readNetworks(data, fixture.shapes, fixture.levels.length);
+const squares = widgets.allSquares();
+
+const largest = (found, wanted) => {
+  assert.equal(found.length, wanted.length);
+  return wanted.reduce((most, value, i) => Math.max(most, Math.abs(value - found[i])), 0);
+};
+const sum = (values) => values.reduce((total, value) => total + value, 0);
+const mean = (values) => sum(values) / values.length;
+const many = (n, draw) => Array.from({ length: n }, draw);
+
+/** Five standard errors: a right frequency fails once in 1.7 million. */
+const assertFrequency = (count, n, p) =>
+  assert.ok(Math.abs(count - n * p) <= 5 * Math.sqrt(n * p * (1 - p)), `${count} of ${n} at p = ${p}`);
+
+test("the networks encode as PyTorch does", () => {
+  const posterior = newPosterior();
+  read().forEach((network, k) => {
+    fixture.images.forEach((image, i) => {
+      network.encode(Float32Array.from(image), posterior);
+      assert.ok(largest(posterior.mean, fixture.networks[k].mean[i]) < 1e-4);
+      assert.ok(largest(posterior.logVariance, fixture.networks[k].log_variance[i]) < 1e-4);
+    });
+  });
+});
+
+test("the networks decode as PyTorch does, and their cross-entropy agrees", () => {
+  const probabilities = new Float32Array(PIXELS);
+  read().forEach((network, k) => {
+    fixture.codes.forEach((code, i) => {
+      network.decode(code, probabilities);
+      assert.ok(largest(probabilities, fixture.networks[k].probabilities[i]) < 1e-5);
+      const nats = network.crossEntropy(Float32Array.from(fixture.images[i]));
+      assert.ok(Math.abs(nats / fixture.networks[k].cross_entropy[i] - 1) < 1e-5);
+    });
+  });
+});
+
+test("the weights may lie anywhere in their buffer", () => {
+  const padded = new Uint8Array(bytes.length + 3);
+  padded.set(bytes, 3);
+  const [aligned, shifted] = [read(), read(new DataView(padded.buffer, 3))];
+  assert.deepEqual(shifted[1].layers[6].weights, aligned[1].layers[6].weights);
+});
+
+test("weights of another length are refused", () => {
+  assert.throws(() => read(bytes.slice(0, -1)), /end too early/);
+  assert.throws(() => read(Buffer.concat([bytes, Buffer.from([0])])), /do not end/);
+});
+
+test("there are 256 squares, Python's, in its order", () => {
+  assert.deepEqual(squares.map(widgets.toHex), fixture.squares);
+});
+
+test("a square takes the place of what was there", () => {
+  const image = new Float32Array(PIXELS).fill(1);
+  widgets.paintSquare(3, 7, image);
+  assert.deepEqual(image, squares[16 * 3 + 7]);
+});
+
+test("pictures survive the way to hexadecimal digits and back", () => {
+  const back = new Float32Array(PIXELS);
+  for (const image of fixture.images.map((values) => Float32Array.from(values, Math.round))) {
+    widgets.fromHex(widgets.toHex(image), back);
+    assert.deepEqual(back, image);
+  }
+});
+
+test("the best square's overlap is PyTorch's, and a square finds itself", () => {
+  fixture.images.forEach((image, i) => {
+    assert.ok(Math.abs(widgets.bestSquare(image).overlap - fixture.overlap[i]) < 1e-6);
+  });
+  squares.forEach((square, i) => {
+    const best = { row: Math.floor(i / 16), column: i % 16, overlap: 1, total: 81 };
+    assert.deepEqual(widgets.bestSquare(square), best);
+  });
+});
+
+test("words tell a square, nearly a square, another picture and none", () => {
+  const image = squares[16 * 3 + 7].slice();
+  assert.equal(widgets.inWords(image), "the square at row 3, column 7");
+  image[SIZE * 3 + 7] = 0;
+  assert.equal(widgets.inWords(image), "nearly the square at row 3, column 7, overlap 98\u00a0%");
+  image.fill(0, SIZE * 5);
+  assert.equal(widgets.inWords(image), "no square, best overlap 20\u00a0%"); // 17 of 81 pixels
+  assert.equal(widgets.inWords(new Float32Array(PIXELS)), "no pixel set");
+});
+
+test("wrong pixels are counted at 1/2", () => {
+  assert.equal(widgets.wrongPixels(squares[0], squares[1]), 18);
+  const grey = Float32Array.from(squares[0], (value) => (value ? 0.5 : 0.49));
+  assert.equal(widgets.wrongPixels(grey, squares[0]), 0);
+});
+
+test("uniform numbers fill [0, 1) evenly, and neighbouring seeds are independent", () => {
+  const [n, cells] = [100000, 20];
+  const [first, second] = [uniforms(1), uniforms(2)].map((next) => many(n, next));
+  assert.ok(Math.min(...first.slice(0, 9999)) >= 0 && Math.max(...first.slice(0, 9999)) < 1);
+  for (const values of [first, second]) {
+    const counts = new Array(cells).fill(0);
+    values.forEach((value) => counts[Math.floor(cells * value)]++);
+    counts.forEach((count) => assertFrequency(count, n, 1 / cells));
+  }
+  const covariance = (x, y) => mean(x.map((value, i) => (value - 0.5) * (y[i] - 0.5)));
+  const bound = 5 / 12 / Math.sqrt(n); // five standard errors of the mean of a product of two uniforms
+  assert.ok(Math.abs(covariance(first, second)) < bound);
+  assert.ok(Math.abs(covariance(first.slice(1), first)) < bound);
+  assert.notDeepEqual(many(5, uniforms(1)), many(5, uniforms(2)));
+  assert.deepEqual(many(5, uniforms(7)), many(5, uniforms(7)));
+});
+
+test("the first draws of many seeds are even as well", () => {
+  const values = many(20000, (_, seed) => uniforms(seed)());
+  assertFrequency(values.filter((value) => value < 0.1).length, values.length, 0.1);
+  assert.equal(new Set(values).size, values.length);
+});
+
+test("normal numbers have the moments of N(0, 1)", () => {
+  const next = uniforms(3);
+  const n = 100000;
+  const values = many(n, () => normal(next(), next()));
+  const moments = [1, 2, 3, 4].map((power) => mean(values.map((value) => value ** power)));
+  [0, 1, 0, 3].forEach((moment, k) => {
+    const variance = [1, 2, 15, 96][k]; // of x, x^2, x^3 and x^4
+    assert.ok(Math.abs(moments[k] - moment) < 5 * Math.sqrt(variance / n), `moment ${k + 1} is ${moments[k]}`);
+  });
+  assert.ok(Number.isFinite(normal(0, 0)) && Number.isFinite(normal(1 - 2 ** -32, 0.5)));
+});
+
+const corrupted = (kind, level, image, seed) => {
+  const out = new Float32Array(PIXELS);
+  widgets.corrupt(kind, level, image, seed, out);
+  return out;
+};
+
+test("each kind of noise strikes as often as it should, and nowhere else", () => {
+  const seeds = many(200, (_, seed) => seed);
+  const counts = (kind, level, image, wanted) =>
+    sum(seeds.map((seed) => corrupted(kind, level, image, seed).filter((value) => value === wanted).length));
+  const [zeros, ones] = [new Float32Array(PIXELS), new Float32Array(PIXELS).fill(1)];
+  const n = 200 * PIXELS;
+  const share = { flip: [0.2, 0.8], mask: [0, 0.8], "salt and pepper": [0.1, 0.9] }; // set pixels, of 0s and of 1s
+  assert.deepEqual(widgets.NOISES, fixture.noises);
+  for (const [name, [ofZeros, ofOnes]] of Object.entries(share)) {
+    const kind = widgets.NOISES.indexOf(name);
+    for (const [image, p] of [[zeros, ofZeros], [ones, ofOnes]]) {
+      const set = counts(kind, 0.2, image, 1);
+      assertFrequency(set, n, p);
+      assert.equal(counts(kind, 0.2, image, 0), n - set);
+    }
+  }
+});
+
+test("Gaussian noise has its standard deviation", () => {
+  const kind = widgets.NOISES.indexOf("Gaussian");
+  const differences = many(200, (_, seed) => {
+    return Array.from(corrupted(kind, 0.3, squares[5], seed), (value, i) => value - squares[5][i]);
+  }).flat();
+  const n = differences.length;
+  assert.ok(Math.abs(mean(differences)) < (5 * 0.3) / Math.sqrt(n));
+  const variance = mean(differences.map((value) => value ** 2));
+  assert.ok(Math.abs(variance / 0.09 - 1) < 5 * Math.sqrt(2 / n));
+});
+
+test("a seed repeats its noise, a higher level strikes the same pixels and more, the image stays", () => {
+  const image = squares[40].slice();
+  widgets.NOISES.forEach((_, kind) => {
+    assert.deepEqual(corrupted(kind, 0.2, image, 5), corrupted(kind, 0.2, image, 5));
+    assert.notDeepEqual(corrupted(kind, 0.2, image, 5), corrupted(kind, 0.2, image, 6));
+    assert.deepEqual(corrupted(kind, 0, image, 5), image);
+  });
+  const [low, high] = [0.1, 0.2].map((level) => corrupted(0, level, image, 5));
+  assert.ok(low.every((value, i) => value === image[i] || high[i] === value));
+  assert.deepEqual(image, squares[40]);
+});
+
+test("a drawn code has the posterior's moments", () => {
+  const posterior = { mean: Float32Array.of(1, -2), logVariance: Float32Array.of(Math.log(0.25), Math.log(4)) };
+  const code = new Float32Array(2);
+  const n = 20000;
+  const draws = many(n, (_, seed) => {
+    widgets.sample(posterior, seed, code);
+    return [...code];
+  });
+  [[1, 0.5], [-2, 2]].forEach(([centre, deviation], j) => {
+    const values = draws.map((draw) => (draw[j] - centre) / deviation);
+    assert.ok(Math.abs(mean(values)) < 5 / Math.sqrt(n));
+    assert.ok(Math.abs(mean(values.map((value) => value ** 2)) - 1) < 5 * Math.sqrt(2 / n));
+  });
+  assert.ok(Math.abs(mean(draws.map((draw) => (draw[0] - 1) * (draw[1] + 2)))) < 5 / Math.sqrt(n));
+});
+
+test("the module offers what anywidget asks for", () => {
+  assert.equal(typeof widgets.default.render, "function");
+  assert.equal(widgets.render, undefined); // anywidget warns of a named one
+});

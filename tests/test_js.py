@@ -1,0 +1,95 @@
+"""The explorers' front end: its unit tests run under node, against numbers that PyTorch computes here."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from dvae_lib import all_squares, best_square_iou, mlp_vae
+from dvae_lib.widgets import NOISES, Networks
+
+TESTS = Path(__file__).resolve().parent / "js" / "widgets.test.mjs"
+FRONT_END = TESTS.parents[2] / "dvae_lib" / "widgets.mjs"
+
+
+def node() -> str:
+    found = shutil.which("node")
+    if not found:
+        if os.environ.get("CI"):
+            pytest.fail("node is not installed, and in CI the tests of the front end must run")
+        pytest.skip("node is not installed: the front end's unit tests are left out")
+    return found
+
+
+def steep_model(seed):
+    """A model with weights large enough for probabilities from 0 to 1."""
+    torch.manual_seed(seed)
+    model = mlp_vae(hidden_size=32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 4
+    return model
+
+
+def as_hex(image):
+    bits = "".join(str(int(pixel)) for pixel in image.flatten())
+    return f"{int(bits, 2):0144x}"
+
+
+@torch.no_grad()
+def fixture():
+    networks = Networks({0.0: steep_model(0), 0.1: steep_model(1)})
+    generator = torch.Generator().manual_seed(2)
+    images, codes = torch.rand(20, 1, 24, 24, generator=generator), torch.randn(20, 2, generator=generator)
+    images[0], images[1] = 0, all_squares()[100]
+    expected = []
+    for level in networks.levels:
+        model = networks.model(level)
+        mean, log_variance = model.encode(images)
+        logits = model.decode(codes)
+        entropy = functional.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((1, 2, 3))
+        assert logits.sigmoid().min() < 0.01
+        assert logits.sigmoid().max() > 0.99
+        expected.append(
+            {
+                "mean": mean.tolist(),
+                "log_variance": log_variance.tolist(),
+                "probabilities": logits.sigmoid().flatten(1).tolist(),
+                "cross_entropy": entropy.tolist(),
+            }
+        )
+    return {
+        "weights": base64.b64encode(networks.weights).decode(),
+        "shapes": networks.shapes,
+        "levels": networks.levels,
+        "networks": expected,
+        "images": images.flatten(1).tolist(),
+        "codes": codes.tolist(),
+        "overlap": best_square_iou(images).tolist(),
+        "squares": [as_hex(square) for square in all_squares()],
+        "noises": list(NOISES),
+    }
+
+
+def test_the_front_end_passes_its_unit_tests(tmp_path):
+    path = tmp_path / "fixture.json"
+    path.write_text(json.dumps(fixture()))
+    command = [node(), "--test-reporter=tap", str(TESTS)]
+    environment = {**os.environ, "DVAE_FIXTURE": str(path)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    counts = dict(re.findall(r"^# (pass|fail|skipped|todo) (\d+)$", result.stdout, re.MULTILINE))
+    written = len(re.findall(r"^test\(", TESTS.read_text(), re.MULTILINE))
+    assert counts == {"pass": str(written), "fail": "0", "skipped": "0", "todo": "0"}
+
+
+def test_the_front_end_fetches_nothing():
+    source = FRONT_END.read_text()
+    assert not re.search(r"\bimport\b\s*[({*\"']|\bfetch\(|XMLHttpRequest|WebSocket|https?:", source)
