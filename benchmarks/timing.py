@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import dvae_lib
 from benchmarks.floor import synchronize
 from benchmarks.loops import Builder, load
 from dvae_lib import all_squares, mlp_vae
@@ -223,8 +224,8 @@ def result_path(description: Mapping[str, Any]) -> Path:
 
 def versions() -> dict[str, str | None]:
     """Return the versions of what was timed; None for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
-    for package in ("torch", "dvae-lib", "pythae", "pyro-ppl"):
+    found = {"python": platform.python_version(), "cuda": torch.version.cuda, "dvae_lib": dvae_lib.__version__}
+    for package in ("torch", "pythae", "pyro-ppl"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 
-import torch
 from torch import Tensor
 
 
@@ -56,9 +55,9 @@ def check_image_shape(name: str, images: object, image_shape: Sequence[int] | No
 
 def check_image_values(name: str, images: Tensor) -> Tensor:
     """Return `images` if every entry is finite and lies in [0, 1]."""
-    if not torch.isfinite(images).all():
+    low, high = (float(bound) for bound in images.aminmax())  # both NaN, if any entry is; no copy of the images
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{name} must be finite, got a NaN or an infinity")
-    low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
         raise ValueError(f"{name} must lie in [0, 1], got values from {low:g} to {high:g}")
     return images
