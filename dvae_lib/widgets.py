@@ -495,7 +495,6 @@ class TrainAgain(_Explorer):
             learning_rate=2e-3,
             schedule="cosine",
             hidden_size=networks.hidden_size,
-            graph=False,  # a captured step would not be counted
         )
         self.model: VariationalAutoencoder | None = None  # the last one trained
         self._thread: threading.Thread | None = None

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import AsksNothing, StoppedError, bars, denoising, same, short, stop, tiny, weights, with_generators
+from runs import AsksNothing, StoppedError, bars, denoising, run, same, short, stop, tiny, weights, with_generators
 from torch import nn
 
 import dvae_lib.devices
+import dvae_lib.training
 from dvae_lib import BernoulliNoise
 from dvae_lib.devices import (
     CapturedStep,
@@ -72,6 +73,18 @@ def test_bfloat16_becomes_float32_where_it_would_be_emulated(monkeypatch, precis
     monkeypatch.setattr(dvae_lib.devices, "processor_has_bfloat16", lambda: has_bfloat16)
     emulated = precision == "bfloat16" and device == "cpu" and not has_bfloat16
     assert effective_precision(precision, torch.device(device)) == ("float32" if emulated else precision)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_run_computes_in_what_the_processor_has(monkeypatch, capsys, has_bfloat16):
+    """Without instructions for bfloat16 it is the run in float32, to the last bit, and the progress bar says so."""
+    monkeypatch.setattr(dvae_lib.devices, "processor_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    asked, exact = denoising(), denoising()
+    run(asked, short(precision="bfloat16"), progress=True)
+    run(exact)
+    assert same(weights(asked), weights(exact)) is not has_bfloat16
+    assert capsys.readouterr().err.lstrip("\r").startswith("bfloat16: " if has_bfloat16 else "float32: ")
 
 
 @pytest.mark.parametrize("before", ["highest", "high", "medium"])
@@ -216,6 +229,13 @@ def test_freed_memory_is_kept():
     without, kept = (int(line) for line in done.stdout.split())
     assert without > 10_000
     assert kept < without / 100
+
+
+def test_a_run_on_the_cpu_keeps_freed_memory(monkeypatch):
+    calls = []
+    monkeypatch.setattr(dvae_lib.training, "keep_freed_memory", lambda: calls.append(1))
+    run(tiny())
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])

@@ -1,0 +1,244 @@
+"""The explorers of the built chapter, driven as a reader would, with no kernel behind the page."""
+
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from cdn import ROOT
+
+from dvae_lib import BernoulliNoise, squares
+from dvae_lib.widgets import LEVELS, LIMIT, Networks
+
+EXPLORERS = ["code z₁", "draw the code", "training p", "per cent"]  # a control that only one of them has
+each_explorer = pytest.mark.parametrize("index", range(len(EXPLORERS)), ids=["map", "denoise", "training", "between"])
+
+# What an explorer shows: the pixels of its canvases, and where its markers stand
+SHOWN = """(explorer) => [...explorer.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL()).join()
+  + [...explorer.querySelectorAll("[style]")].map((element) => element.style.left).join()"""
+FOCUSABLE = "a[href], button, input, select, canvas[tabindex='0'], [role=slider], [contenteditable=true]"
+
+
+@pytest.fixture
+def open_explorer(open_page):
+    """Return a function that opens the chapter and returns the page and one of its explorers, drawn."""
+
+    def open_explorer(index: int, **options):
+        page = open_page("book/explore", **options)
+        explorer = page.locator(".dvae-explorer").filter(has_text=EXPLORERS[index])
+        explorer.locator(".dvae").wait_for()
+        explorer.scroll_into_view_if_needed()
+        return page, explorer
+
+    return open_explorer
+
+
+def settle(page) -> None:
+    """Wait until two frames are drawn."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
+
+
+@each_explorer
+def test_every_slider_moves_the_picture_by_mouse_and_by_keyboard(open_explorer, index):
+    page, explorer = open_explorer(index)
+    tracks = explorer.locator(".dvae-controls .noUi-base")
+    assert tracks.count() >= 2
+    for track in tracks.all():
+        before = explorer.evaluate(SHOWN)
+        box = track.bounding_box()
+        page.mouse.click(box["x"] + 0.93 * box["width"], box["y"] + box["height"] / 2)
+        settle(page)
+        clicked = explorer.evaluate(SHOWN)
+        assert clicked != before, "a click on the slider"
+        track.locator("[role=slider]").press("ArrowLeft")
+        settle(page)
+        assert explorer.evaluate(SHOWN) != clicked, "an arrow key on the slider"
+
+
+@each_explorer
+def test_every_other_control_changes_what_is_seen(open_explorer, index):
+    page, explorer = open_explorer(index, reduced_motion=True)
+    controls = explorer.locator("select, input[type=checkbox], input[type=number], button")
+    for control in controls.all():
+        kind = control.evaluate("(control) => control.type")
+        before = explorer.evaluate(SHOWN)
+        if kind == "select-one":
+            control.select_option(index=2)
+        elif kind == "number":
+            control.fill("77")
+            control.press("Enter")
+        else:
+            if control.inner_text() == "Clear":  # nothing to clear before something is drawn
+                continue
+            control.click()
+        page.wait_for_timeout(300)
+        assert explorer.evaluate(SHOWN) != before, control.inner_text() or kind
+
+
+@each_explorer
+def test_the_keyboard_alone_reaches_every_control(open_explorer, index):
+    page, explorer = open_explorer(index)
+    wanted = explorer.locator(FOCUSABLE).locator("visible=true").count()
+    explorer.evaluate("(explorer) => { explorer.tabIndex = -1; explorer.focus(); }")  # as if come from above
+    reached = explorer.evaluate_handle("() => new Set()")
+    for _ in range(wanted + 10):
+        page.keyboard.press("Tab")
+        inside = explorer.evaluate(
+            """(explorer, reached) => {
+              const focused = document.activeElement;
+              if (explorer.contains(focused)) reached.add(focused);
+              return explorer.contains(focused);
+            }""",
+            reached,
+        )
+        if not inside:
+            break
+    missed = explorer.evaluate(
+        """(explorer, [reached, focusable]) => [...explorer.querySelectorAll(focusable)]
+          .filter((element) => element.checkVisibility() && !reached.has(element)).map((element) => element.outerHTML)""",
+        [reached, FOCUSABLE],
+    )
+    assert missed == []
+    assert wanted >= 6
+
+
+@each_explorer
+def test_every_control_has_a_name(open_explorer, index):
+    _, explorer = open_explorer(index)
+    unnamed = explorer.evaluate(
+        """(explorer, focusable) => [...explorer.querySelectorAll(focusable + ", canvas[role]")]
+          .filter((element) => element.checkVisibility())
+          .filter((element) => !(element.ariaLabel || element.title || element.labels?.[0]?.textContent
+            || (element.tagName === "BUTTON" && element.textContent)))
+          .map((element) => element.outerHTML)""",
+        FOCUSABLE,
+    )
+    assert unnamed == []
+
+
+@each_explorer
+def test_what_is_seen_is_also_said(open_explorer, index):
+    page, explorer = open_explorer(index)
+    words = explorer.locator("[aria-live=polite]")
+    page.wait_for_function("(words) => words.textContent", arg=words.element_handle())
+    before = words.inner_text()
+    explorer.locator("[role=slider]").last.press("Home")
+    explorer.locator("[role=slider]").first.press("End")
+    page.wait_for_function("([words, before]) => words.textContent !== before", arg=[words.element_handle(), before])
+    assert len(words.inner_text()) > 20
+
+
+@pytest.mark.parametrize("touch", [False, True], ids=["mouse", "touch"])
+def test_a_point_is_put_on_the_code_plane(open_explorer, touch):
+    page, explorer = open_explorer(0, has_touch=touch)
+    plane = explorer.locator("canvas[role=slider]").first
+    before = explorer.evaluate(SHOWN)
+    box = plane.bounding_box()
+    position = {"x": 0.75 * box["width"], "y": 0.25 * box["height"]}
+    plane.tap(position=position) if touch else plane.click(position=position)
+    settle(page)
+    assert explorer.evaluate(SHOWN) != before
+    text = plane.get_attribute("aria-valuetext")
+    assert text.count("2.0") == 2, text  # to the right and upwards, half of LIMIT each
+    assert LIMIT == 4
+
+
+def test_a_picture_is_drawn_by_hand(open_explorer):
+    page, explorer = open_explorer(1)
+    before = explorer.evaluate(SHOWN)
+    box = explorer.locator("canvas[role=application]").bounding_box()
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.1 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"], steps=5)
+    page.mouse.up()
+    settle(page)
+    assert explorer.evaluate(SHOWN) != before
+
+
+@pytest.mark.parametrize("reduced_motion", [False, True], ids=["motion", "reduced"])
+def test_the_play_button_moves_and_with_reduced_motion_only_steps(open_explorer, reduced_motion):
+    page, explorer = open_explorer(3, reduced_motion=reduced_motion)
+    handle = explorer.get_by_role("slider", name="per cent")
+    handle.press("Home")
+    handle.evaluate(
+        """(handle) => {
+          window.seen = [];
+          new MutationObserver(() => window.seen.push(Number(handle.getAttribute("aria-valuenow"))))
+            .observe(handle, { attributes: true, attributeFilter: ["aria-valuenow"] });
+        }"""
+    )
+    explorer.get_by_role("button", name="Play").click()
+    page.wait_for_function("window.seen.at(-1) >= 50")
+    seen = sorted({value for value in page.evaluate("window.seen") if value <= 50})
+    largest = max(b - a for a, b in zip([0, *seen], seen, strict=False))
+    assert (largest >= 12) if reduced_motion else (largest <= 5)
+
+
+def test_training_needs_a_kernel_and_is_hidden_without_one(open_page):
+    page = open_page("book/explore")
+    page.locator(".dvae-explorer").first.wait_for()
+    assert page.get_by_role("button", name="Train").count() == 0
+    assert page.locator(".dvae button", has_text="Train").count() == 1  # there, and hidden
+
+
+def test_the_networks_of_the_page_are_those_of_pytorch(open_explorer):
+    _, explorer = open_explorer(2)
+    networks = Networks.load(ROOT / "weights")
+    generator = torch.Generator().manual_seed(5)
+    codes = 1.5 * torch.randn(100, 2, generator=generator)
+    images = BernoulliNoise(0.1, generator).corrupt(squares(100, generator))
+    images[50:] = torch.rand(50, 1, 24, 24, generator=generator)  # grey ones as well
+    page_says = explorer.evaluate(
+        """(explorer, [codes, images]) => explorer.querySelector(".dvae").explorer.sheets.map(({ level, network }) => {
+          const probabilities = new Float32Array(576);
+          const posterior = { mean: new Float32Array(2), logVariance: new Float32Array(2) };
+          const decode = (code) => { network.decode(code, probabilities); return [...probabilities]; };
+          return {
+            level,
+            decoded: codes.map((code) => decode(Float32Array.from(code))),
+            encoded: images.map((image) => {
+              network.encode(Float32Array.from(image), posterior);
+              return [...posterior.mean, ...posterior.logVariance];
+            }),
+            reconstructed: images.map((image) => {
+              network.encode(Float32Array.from(image), posterior);
+              return decode(posterior.mean);
+            }),
+          };
+        })""",
+        [codes.tolist(), images.flatten(1).tolist()],
+    )
+    assert [entry["level"] for entry in page_says] == list(LEVELS)
+    for entry in page_says:
+        model = networks.model(entry["level"]).double()
+        with torch.no_grad():
+            mean, log_variance = model.encode(images.double())
+            decoded, reconstructed = (model.decode(z).sigmoid().flatten(1) for z in (codes.double(), mean))
+        np.testing.assert_allclose(entry["decoded"], decoded, atol=1e-3, rtol=0)
+        np.testing.assert_allclose(entry["reconstructed"], reconstructed, atol=1e-3, rtol=0)
+        np.testing.assert_allclose(entry["encoded"], torch.cat([mean, log_variance], 1), atol=1e-3, rtol=1e-4)
+
+
+@each_explorer
+def test_a_decode_and_draw_takes_less_than_4_ms(open_explorer, index):
+    page, explorer = open_explorer(index)
+    handle = explorer.locator(".dvae-controls [role=slider]").last
+    handle.press("Home")
+    for key in ["ArrowRight"] * 14 + ["ArrowLeft"] * 14:
+        handle.press(key)
+        settle(page)
+    durations = explorer.locator(".dvae").evaluate("(root) => root.explorer.durations")
+    assert len(durations) > 20
+    print(f"median {statistics.median(durations):.2f} ms of {len(durations)}")
+    assert statistics.median(durations) < 4
+
+
+def test_the_page_is_small_and_soon_there(open_explorer, html):
+    assert (html / "book" / "explore.html").stat().st_size < 3e6
+    _, explorer = open_explorer(0)
+    shown, arrived = explorer.locator(".dvae").evaluate(
+        """(root) => [root.explorer.shown, Math.max(...performance.getEntriesByType("resource")
+          .filter(({ name }) => name.includes("cdn.jsdelivr.net/npm/") && name.endsWith(".js")).map((e) => e.responseEnd))]"""
+    )
+    print(f"shown {shown:.0f} ms after the start, {shown - arrived:.0f} ms after the last script arrived")
+    assert shown - arrived < 2000
