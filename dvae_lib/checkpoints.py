@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from dvae_lib.files import (
     describe_model,
+    read_description,
     read_tensors,
     refuse_another_model,
     refuse_other_shapes,
@@ -68,9 +68,10 @@ def load_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> TrainingC
     Explained in the chapter "The training loop".
     """
     tensors, metadata = read_tensors(path, _FORMAT)
+    stored, training = (read_description(path, metadata, key) for key in ("model", "training"))
     try:
-        stored, config = json.loads(metadata["model"]), TrainingConfig(**json.loads(metadata["training"]))
-    except (KeyError, TypeError, ValueError) as error:
+        config = TrainingConfig(**training)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"path {os.fspath(path)} holds no configuration that can be read: {error}") from error
     refuse_another_model(path, stored, model)
     refuse_other_shapes(path, tensors, model)

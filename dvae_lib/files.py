@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "wb") as file:  # over what an earlier process of this number left
             file.write(safetensors.torch.save(tensors, metadata))
             file.flush()
             os.fsync(file.fileno())
@@ -45,8 +46,10 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """Remove what killed processes left of files that they meant to rename to `path`."""
     path = Path(path)
-    for leftover in path.parent.glob(f".{path.name}.*.new"):
-        leftover.unlink(missing_ok=True)
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.\d+\.new")
+    for leftover in path.parent.iterdir():
+        if temporary.fullmatch(leftover.name):
+            leftover.unlink(missing_ok=True)
 
 
 def read_tensors(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -65,6 +68,21 @@ def read_tensors(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Ten
     if metadata.get("format") != form:
         raise ValueError(f"path {os.fspath(path)} must have format {form!r}, got {metadata.get('format')!r}")
     return tensors, metadata
+
+
+def read_description(path: str | os.PathLike[str], metadata: dict[str, str], key: str) -> dict[str, Any]:
+    """Return the dictionary that stands as JSON under `key` in the metadata of the file at `path`.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    try:
+        description = json.loads(metadata[key])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"path {os.fspath(path)} holds no configuration that can be read: {error}") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"path {os.fspath(path)} holds no configuration that can be read: {key} is {description!r}")
+    return description
 
 
 def refuse_another_model(path: str | os.PathLike[str], stored: dict[str, Any], model: nn.Module) -> None:

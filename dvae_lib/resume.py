@@ -5,10 +5,12 @@ The chapter "The training loop" explains what belongs to it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -24,10 +26,22 @@ _OPTIMIZER = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps for each param
 _FREE = ("report_every", "checkpoint_every", "graph")  # what may change without changing the run
 
 
-def save_run(path: str | os.PathLike[str], run: Run, done: int) -> None:
+def describe_run(images: Tensor, config: TrainingConfig) -> dict[str, Any]:
+    """What must agree, beside the model, between a checkpoint and the run that goes on from it."""
+    pixels = images.detach().to("cpu", torch.float32).numpy().tobytes()
+    described = {
+        **{name: value for name, value in asdict(config).items() if name not in _FREE},
+        "images": f"{list(images.shape)}, SHA-256 {hashlib.sha256(pixels).hexdigest()[:16]}",
+        "processes": process_rank()[1],
+    }
+    return json.loads(files.to_json(described))
+
+
+def save_run(path: str | os.PathLike[str], run: Run, done: int, described: dict[str, Any]) -> None:
     """Write the state of `run` after `done` steps: weights, optimiser, protocol, random states of all processes.
 
-    The learning rate needs no place of its own, as it follows from the number of steps. Rank 0 writes.
+    The learning rate needs no place of its own, as it follows from the number of steps. Rank 0 writes, and the
+    others wait until the file is whole.
 
     Explained in the chapter "The training loop".
     """
@@ -35,56 +49,49 @@ def save_run(path: str | os.PathLike[str], run: Run, done: int) -> None:
     if run.processes > 1:
         own, states = states[0], [[] for _ in range(run.processes)]
         distributed.all_gather_object(states, own)
-    if run.rank != 0:
-        return
-    tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
-    for name, parameter in run.model.named_parameters():
-        for key in _OPTIMIZER:
-            tensors[f"optimizer.{name}.{key}"] = run.optimizer.state[parameter][key]
-    tensors["rows"] = run.rows[:done]
-    for rank, of_rank in enumerate(states):
-        tensors |= {f"random.{rank}.{i}": state for i, state in enumerate(of_rank)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    model, described = files.describe_model(run.model), _description(run.images, run.config)
-    metadata = {"format": _FORMAT, "model": files.to_json(model), "run": files.to_json(described)}
-    files.write_tensors(path, tensors, metadata)
+    if run.rank == 0:
+        tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+        for name, parameter in run.model.named_parameters():
+            # a parameter that never had a gradient has no moments
+            state = run.optimizer.state.get(parameter, {})
+            tensors |= {f"optimizer.{name}.{key}": state[key] for key in _OPTIMIZER if state}
+        tensors["rows"] = run.rows[:done]
+        for rank, of_rank in enumerate(states):
+            tensors |= {f"random.{rank}.{i}": state for i, state in enumerate(of_rank)}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        model = files.to_json(files.describe_model(run.model))
+        files.write_tensors(path, tensors, {"format": _FORMAT, "model": model, "run": files.to_json(described)})
+    if run.processes > 1:
+        distributed.barrier()
 
 
 def load_run(
-    path: str | os.PathLike[str], model: nn.Module, images: Tensor, config: TrainingConfig
+    path: str | os.PathLike[str], model: nn.Module, described: dict[str, Any], device: torch.device
 ) -> dict[str, Tensor] | None:
     """Return the tensors that `save_run` wrote to `path`, after checking that they continue this run; None without.
 
     What a killed process left beside `path` of a file that it had not finished is removed.
 
     Raises:
-        ValueError: the file is damaged, or of another model, other images, another configuration or another number
-            of processes; the message names what differs.
+        ValueError: the file is damaged, or of another model, other images, another configuration, another kind of
+            device or another number of processes; the message names what differs. Or its folder does not exist.
     """
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"checkpoint must lie in a folder that exists, got {os.fspath(path)}")
     if process_rank()[0] == 0:
         files.remove_leftovers(path)
     if not os.path.exists(path):
         return None
     tensors, metadata = files.read_tensors(path, _FORMAT)
-    try:
-        model_there, run_there = json.loads(metadata["model"]), json.loads(metadata["run"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"path {os.fspath(path)} holds no description that can be read: {error}") from error
+    model_there, run_there = (files.read_description(path, metadata, key) for key in ("model", "run"))
     files.refuse_another_model(path, model_there, model)
-    run_here = json.loads(files.to_json(_description(images, config)))
-    for key in sorted(run_there.keys() | run_here.keys()):
-        if run_there.get(key) != run_here.get(key):
+    for key in sorted(run_there.keys() | described.keys()):
+        if run_there.get(key) != described.get(key):
             raise ValueError(
                 f"path {os.fspath(path)} belongs to another run: it was made with {key} = {run_there.get(key)}, "
-                f"this one has {key} = {run_here.get(key)}; remove the file to start afresh"
+                f"this one has {key} = {described.get(key)}; remove the file to start afresh"
             )
-    prefix = "model."
-    weights = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
-    files.refuse_other_shapes(path, weights, model)
-    needed = {"rows", f"random.{process_rank()[0]}.0"}
-    needed |= {f"optimizer.{name}.{key}" for name, _ in model.named_parameters() for key in _OPTIMIZER}
-    if missing := sorted(needed - tensors.keys()):
-        raise ValueError(f"path {os.fspath(path)} lacks {missing[0]}")
+    _refuse_other_tensors(path, tensors, model, described["steps"], device)
     return tensors
 
 
@@ -92,22 +99,36 @@ def restore_run(run: Run, tensors: dict[str, Tensor]) -> int:
     """Put what `load_run` returned into `run`, and return the number of steps made."""
     run.model.load_state_dict({name: tensors[f"model.{name}"] for name in run.model.state_dict()})
     for name, parameter in run.model.named_parameters():
-        state = {key: tensors[f"optimizer.{name}.{key}"].to(run.device) for key in _OPTIMIZER}
-        run.optimizer.state[parameter] = state
+        if f"optimizer.{name}.step" in tensors:
+            state = {key: tensors[f"optimizer.{name}.{key}"].to(run.device) for key in _OPTIMIZER}
+            run.optimizer.state[parameter] = state
     done = len(tensors["rows"])
     run.rows[:done] = tensors["rows"].to(run.device)
     run.step.fill_(done)
-    own = sorted(
-        (int(name.split(".")[2]), state) for name, state in tensors.items() if name.startswith(f"random.{run.rank}.")
-    )
-    set_random_states([state for _, state in own], run.model, run.device)
+    own = sum(name.startswith(f"random.{run.rank}.") for name in tensors)
+    set_random_states([tensors[f"random.{run.rank}.{i}"] for i in range(own)], run.model, run.device)
     return done
 
 
-def _description(images: Tensor, config: TrainingConfig) -> dict[str, object]:
-    """What must agree, beside the model, between a checkpoint and the run that goes on from it."""
-    return {
-        **{name: value for name, value in asdict(config).items() if name not in _FREE},
-        "images": f"{list(images.shape)}, sum {images.sum(dtype=torch.float64).item():.6g}",
-        "processes": process_rank()[1],
-    }
+def _refuse_other_tensors(
+    path: str | os.PathLike[str], tensors: dict[str, Tensor], model: nn.Module, steps: int, device: torch.device
+) -> None:
+    """Raise a ValueError if a tensor of the file is not one of this run, or of another type or shape."""
+    wanted = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        if any(f"optimizer.{name}.{key}" in tensors for key in _OPTIMIZER):
+            values = torch.tensor(0.0), parameter, parameter
+            wanted |= {f"optimizer.{name}.{key}": value for key, value in zip(_OPTIMIZER, values, strict=True)}
+    own = f"random.{process_rank()[0]}."
+    wanted |= {f"{own}{i}": state for i, state in enumerate(random_states(model, device))}
+    rows = tensors.get("rows", torch.empty(0))
+    wanted["rows"] = torch.empty(min(len(rows), steps) if rows.ndim else 0, 6)
+    others = [name for name in tensors if name.startswith("random.") and not name.startswith(own)]
+    for name in sorted((tensors.keys() | wanted.keys()) - set(others)):
+        there, here = (_kind(of.get(name)) for of in (tensors, wanted))
+        if there != here:
+            raise ValueError(f"path {os.fspath(path)} does not fit the run: {name} is {there} in the file, {here} here")
+
+
+def _kind(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

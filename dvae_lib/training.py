@@ -32,7 +32,7 @@ from dvae_lib.devices import (
     seeded,
 )
 from dvae_lib.models import VariationalAutoencoder
-from dvae_lib.resume import load_run, restore_run, save_run
+from dvae_lib.resume import describe_run, load_run, restore_run, save_run
 
 SCHEDULES = ("inverse_time", "cosine")
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -183,7 +183,8 @@ def train(
     _check_arguments(model, images, config)
     device = default_device() if device is None else torch.device(device)
     rank, processes = process_rank()
-    restored = None if checkpoint is None else load_run(checkpoint, model, images, config)
+    described = {} if checkpoint is None else describe_run(images, config)
+    restored = None if checkpoint is None else load_run(checkpoint, model, described, device)
     precision = effective_precision(config.precision, device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -208,7 +209,7 @@ def train(
                     bar.update((done - reported) * config.batch_size)
                     reported = done
                     if checkpoint is not None and (done - saved >= config.checkpoint_every or done == config.steps):
-                        save_run(checkpoint, run, done)
+                        save_run(checkpoint, run, done, described)
                         saved = done
         except KeyboardInterrupt:
             if processes > 1:
@@ -269,7 +270,8 @@ def training_step(run: Run) -> None:
         group["lr"].copy_(rate)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
         logits = run.forward(batch)  # the shape of batch
-    reconstruction = functional.binary_cross_entropy_with_logits(logits.float(), batch, reduction="sum")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # not in the 8 bits of bfloat16
+    reconstruction = functional.binary_cross_entropy_with_logits(logits, batch, reduction="sum")
     optimizer.zero_grad(set_to_none=True)
     (reconstruction + model.kl).backward(run.factor)
     optimizer.step()
@@ -286,7 +288,7 @@ def training_step(run: Run) -> None:
             rate,
         ]
     )
-    run.rows.index_copy_(0, run.step, row.unsqueeze(0))  # (6,) -> (1, 6)
+    run.rows.index_copy_(0, run.step, row.unsqueeze(0).to(run.rows.dtype))  # (6,) -> (1, 6)
     run.step += 1
 
 

@@ -15,7 +15,7 @@ DIRECT = {CONFIG["mathjax_path"]: CONFIG["mathjax_options"], **CONFIG["nb_ipywid
 WITH_WIDGETS = [path.stem for path in notebooks() if "widgets" in json.loads(path.read_text())["metadata"]]
 ANYWIDGET = re.search(
     r'anywidget: "([^"]+)".*integrity = "([^"]+)"',
-    next(options["onload"] for options in DIRECT.values() if "onload" in options),
+    next(options["onload"] for options in CONFIG["nb_ipywidgets_js"].values() if "onload" in options),
 )
 
 

@@ -59,8 +59,11 @@ def test_every_slider_moves_the_picture_by_mouse_and_by_keyboard(open_explorer, 
 def test_every_other_control_changes_what_is_seen(open_explorer, index):
     page, explorer = open_explorer(index, reduced_motion=True)
     controls = explorer.locator("select, input[type=checkbox], input[type=number], button")
+    assert controls.count() >= 1
     for control in controls.all():
-        kind = control.evaluate("(control) => control.type")
+        kind, name = control.evaluate("(control) => [control.type, control.textContent]")
+        if name == "Clear":  # there is nothing to clear before something is drawn
+            continue
         before = explorer.evaluate(SHOWN)
         if kind == "select-one":
             control.select_option(index=2)
@@ -68,11 +71,10 @@ def test_every_other_control_changes_what_is_seen(open_explorer, index):
             control.fill("77")
             control.press("Enter")
         else:
-            if control.inner_text() == "Clear":  # nothing to clear before something is drawn
-                continue
             control.click()
-        page.wait_for_timeout(300)
-        assert explorer.evaluate(SHOWN) != before, control.inner_text() or kind
+        # a button that plays makes its first step after a second
+        changed = f"([explorer, before]) => ({SHOWN})(explorer) !== before"
+        page.wait_for_function(changed, arg=[explorer.element_handle(), before], timeout=5000)
 
 
 @each_explorer
@@ -95,7 +97,8 @@ def test_the_keyboard_alone_reaches_every_control(open_explorer, index):
             break
     missed = explorer.evaluate(
         """(explorer, [reached, focusable]) => [...explorer.querySelectorAll(focusable)]
-          .filter((element) => element.checkVisibility() && !reached.has(element)).map((element) => element.outerHTML)""",
+          .filter((element) => element.checkVisibility() && !reached.has(element))
+          .map((element) => element.outerHTML)""",
         [reached, FOCUSABLE],
     )
     assert missed == []
@@ -229,16 +232,15 @@ def test_a_decode_and_draw_takes_less_than_4_ms(open_explorer, index):
         settle(page)
     durations = explorer.locator(".dvae").evaluate("(root) => root.explorer.durations")
     assert len(durations) > 20
-    print(f"median {statistics.median(durations):.2f} ms of {len(durations)}")
     assert statistics.median(durations) < 4
 
 
 def test_the_page_is_small_and_soon_there(open_explorer, html):
     assert (html / "book" / "explore.html").stat().st_size < 3e6
     _, explorer = open_explorer(0)
-    shown, arrived = explorer.locator(".dvae").evaluate(
-        """(root) => [root.explorer.shown, Math.max(...performance.getEntriesByType("resource")
-          .filter(({ name }) => name.includes("cdn.jsdelivr.net/npm/") && name.endsWith(".js")).map((e) => e.responseEnd))]"""
+    # the scripts come through the test's own detour, which takes longer than the web does: counted from their arrival
+    waited = explorer.locator(".dvae").evaluate(
+        """(root) => root.explorer.shown - Math.max(...performance.getEntriesByType("resource")
+          .filter(({ name }) => name.startsWith("https:") && name.endsWith(".js")).map((entry) => entry.responseEnd))"""
     )
-    print(f"shown {shown:.0f} ms after the start, {shown - arrived:.0f} ms after the last script arrived")
-    assert shown - arrived < 2000
+    assert 0 < waited < 2000
