@@ -232,8 +232,8 @@ def test_the_same_command_goes_on(tmp_path, monkeypatch, path, capsys):
 def test_another_command_does_not_go_on(tmp_path):
     checkpoint = ["--checkpoint", str(tmp_path / "run.safetensors")]
     main([*SMALL, *checkpoint])
-    with pytest.raises(ValueError, match="made with seed = 0, this one has seed = 1"):
-        main([*SMALL, *checkpoint, "--seed", "1"])
+    with pytest.raises(ValueError, match="made with steps = 12, this one has steps = 13"):
+        main([*SMALL, *checkpoint, "--steps", "13"])
 
 
 def test_as_a_command(tmp_path):
