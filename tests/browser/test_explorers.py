@@ -16,7 +16,7 @@ each_explorer = pytest.mark.parametrize("index", range(len(EXPLORERS)), ids=["ma
 # What an explorer shows: the pixels of its canvases, and where its markers stand
 SHOWN = """(explorer) => [...explorer.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL()).join()
   + [...explorer.querySelectorAll("[style]")].map((element) => element.style.left).join()"""
-FOCUSABLE = "a[href], button, input, select, canvas[tabindex='0'], [role=slider], [contenteditable=true]"
+FOCUSABLE = "a[href], button, input, select, [role=slider], [role=application], [contenteditable=true]"
 
 
 @pytest.fixture
@@ -144,6 +144,8 @@ def test_a_point_is_put_on_the_code_plane(open_explorer, touch):
     text = plane.get_attribute("aria-valuetext")
     assert text.count("2.0") == 2, text  # to the right and upwards, half of LIMIT each
     assert LIMIT == 4
+    plane.press("ArrowLeft")
+    assert plane.get_attribute("aria-valuetext") != text
 
 
 def test_a_picture_is_drawn_by_hand(open_explorer):
