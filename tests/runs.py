@@ -144,6 +144,7 @@ def _member(connection, store, rank, work, arguments):
     distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
+    distributed.barrier()  # neither is gone before the other has met it
     try:
         result = work(rank, *arguments)
     except Exception as error:

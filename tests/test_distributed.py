@@ -301,6 +301,7 @@ def test_batch_that_cannot_be_shared(tmp_path):
 
 
 def interrupted(rank):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts aside with Ctrl-C ignored
     model = denoising()
     at_pass(model, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):

@@ -699,6 +699,16 @@ def test_what_is_wrong_is_named_in_the_files_own_words(saved):
     assert_refused(saved, denoising(), message="made with momentum = 0.5, this one has momentum = None")
 
 
+def test_what_the_file_does_not_tell_is_a_difference(saved):
+    def change(metadata):
+        described = json.loads(metadata["run"])
+        del described["decay"]
+        metadata["run"] = json.dumps(described)
+
+    changed_file(saved, change_metadata=change)
+    assert_refused(saved, denoising(), message="made with decay = None, this one has decay = 0.0001")
+
+
 # killed
 
 KILL = getattr(signal, "SIGKILL", None)

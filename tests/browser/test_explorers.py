@@ -1,7 +1,5 @@
 """The explorers of the built chapter, driven as a reader would, with no kernel behind the page."""
 
-import statistics
-
 import numpy as np
 import pytest
 import torch
@@ -225,7 +223,7 @@ def test_the_networks_of_the_page_are_those_of_pytorch(open_explorer):
 
 
 @each_explorer
-def test_a_decode_and_draw_takes_less_than_4_ms(open_explorer, index):
+def test_each_move_decodes_and_draws(open_explorer, index):
     page, explorer = open_explorer(index)
     handle = explorer.locator(".dvae-controls [role=slider]").last
     handle.press("Home")
@@ -233,16 +231,8 @@ def test_a_decode_and_draw_takes_less_than_4_ms(open_explorer, index):
         handle.press(key)
         settle(page)
     durations = explorer.locator(".dvae").evaluate("(root) => root.explorer.durations")
-    assert len(durations) > 20
-    assert statistics.median(durations) < 4
+    assert len(durations) > 20  # benchmarks/explorers.py says how long each takes
 
 
-def test_the_page_is_small_and_soon_there(open_explorer, html):
+def test_the_page_is_small(html):
     assert (html / "book" / "explore.html").stat().st_size < 3e6
-    _, explorer = open_explorer(0)
-    # the scripts come through the test's own detour, which takes longer than the web does: counted from their arrival
-    waited = explorer.locator(".dvae").evaluate(
-        """(root) => root.explorer.shown - Math.max(...performance.getEntriesByType("resource")
-          .filter(({ name }) => name.startsWith("https:") && name.endsWith(".js")).map((entry) => entry.responseEnd))"""
-    )
-    assert 0 < waited < 2000

@@ -1,0 +1,97 @@
+"""Time the explorers in the built page: from the request to the first picture, and one decode-and-draw.
+
+    make book && npm ci --ignore-scripts
+    .venv/bin/python -m benchmarks.explorers [--loads 5] [--chromium /usr/bin/chromium]
+
+A server on this machine gives the pages and, in place of the CDN, the same files from node_modules; each load has a
+browser profile of its own, so that nothing is cached. Prints medians with the least and the most.
+"""
+
+import argparse
+import functools
+import http.server
+import re
+import shutil
+import statistics
+import threading
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES, PACKAGES = ROOT / "_build" / "html", ROOT / "node_modules"
+CDN = "https://cdn.jsdelivr.net/npm/"
+
+
+class Pages(http.server.SimpleHTTPRequestHandler):
+    """The built pages, with the CDN's address replaced by one of this server."""
+
+    def translate_path(self, path: str) -> str:
+        package = re.match(r"/npm/((?:@[^/@]+/)?[^/@]+)@[^/]+/([^?#]+)", path)
+        return str(PACKAGES / package[1] / package[2]) if package else super().translate_path(path)
+
+    def do_GET(self) -> None:
+        file = Path(self.translate_path(self.path))
+        if file.suffix != ".html" or not file.is_file():
+            super().do_GET()
+            return
+        content = file.read_bytes().replace(CDN.encode(), b"/npm/")
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ms ({min(values):.2f} .. {max(values):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--loads", type=int, default=5)
+    parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"))
+    options = parser.parse_args()
+    if not (PAGES / "book" / "explore.html").exists() or not PACKAGES.exists():
+        parser.error("build the book and install the npm packages first")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Pages, directory=str(PAGES)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/book/explore.html"
+    first, draws = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=options.chromium)
+        for _ in range(options.loads):
+            page = browser.new_context().new_page()
+            page.goto(address)
+            page.wait_for_function("() => document.querySelector('.dvae')?.explorer?.shown")
+            first.append(page.evaluate("() => document.querySelector('.dvae').explorer.shown"))
+            page.wait_for_function("() => document.querySelectorAll('.dvae').length >= 4")
+            page.wait_for_timeout(1000)
+            draws.append(
+                page.evaluate(
+                    """() => [...document.querySelectorAll('.dvae')].slice(0, 4).map(({ explorer }) => {
+                      const times = [];
+                      for (let i = 0; i < 50; i++) {
+                        const start = performance.now();
+                        explorer.draw();
+                        times.push(performance.now() - start);
+                      }
+                      return times.sort((a, b) => a - b)[25];
+                    })"""
+                )
+            )
+            page.context.close()
+        browser.close()
+    print(f"{(PAGES / 'book' / 'explore.html').stat().st_size / 1e6:.2f} MB in the page")
+    print(f"first picture, from the request on: {spread(first)}")
+    for name, values in zip(
+        ("latent map", "denoise", "training noise", "interpolate"), zip(*draws, strict=True), strict=True
+    ):
+        print(f"decode and draw, {name}: {spread(list(values))}")
+
+
+if __name__ == "__main__":
+    main()
