@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import bars, run, short, tiny
 from torch import nn
 from torch.nn.functional import logsigmoid
 
@@ -17,29 +18,6 @@ import dvae_lib.training
 from dvae_lib import BernoulliNoise, Protocol, TrainingConfig, default_device, mlp_vae, train
 
 COLUMNS = ["reconstruction", "kl", "mean", "log_variance_std", "log_variance_mean", "learning_rate"]
-
-
-def tiny(noise=None, seed=0, hidden_size=12):
-    torch.manual_seed(seed)
-    return mlp_vae((1, 6, 6), hidden_size=hidden_size, noise=noise)
-
-
-def bars(n=12):
-    """n of twelve images: a bar of one row or of one column of 6 x 6 pixels."""
-    images = torch.zeros(12, 1, 6, 6)
-    for i in range(6):
-        images[i, 0, i, :] = 1
-        images[6 + i, 0, :, i] = 1
-    return images[:n]
-
-
-def short(steps=10, **changes):
-    return TrainingConfig(**{"steps": steps, "batch_size": 8, "learning_rate": 0.01, "report_every": 4, **changes})
-
-
-def run(model, config=None, images=None, **options):
-    options = {"device": "cpu", "progress": False, **options}
-    return train(model, bars() if images is None else images, config or short(), **options)
 
 
 def weights(model):
