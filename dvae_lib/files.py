@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,24 +86,29 @@ def read_description(path: str | os.PathLike[str], metadata: dict[str, str], key
     return description
 
 
+def differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield, in order, each key that has not the same value in both, with the two values; None is for a lacking one."""
+    for key in sorted(there.keys() | here.keys()):
+        if there.get(key) != here.get(key):
+            yield key, there.get(key), here.get(key)
+
+
 def refuse_another_model(path: str | os.PathLike[str], stored: dict[str, Any], model: nn.Module) -> None:
     """Raise a ValueError if `stored`, a model's description in the file at `path`, is not that of `model`."""
-    wanted = describe_model(model)
-    for key in sorted(stored.keys() | wanted.keys()):
-        if stored.get(key) != wanted.get(key):
-            raise ValueError(
-                f"path {os.fspath(path)} does not fit the model: it was made with {key} = {stored.get(key)}, "
-                f"the model has {key} = {wanted.get(key)}"
-            )
+    for key, there, here in differences(stored, describe_model(model)):
+        raise ValueError(
+            f"path {os.fspath(path)} does not fit the model: it was made with {key} = {there}, "
+            f"the model has {key} = {here}"
+        )
 
 
 def refuse_other_shapes(path: str | os.PathLike[str], tensors: dict[str, Tensor], model: nn.Module) -> None:
     """Raise a ValueError if `tensors`, those of the file at `path`, are not of the model's names and shapes."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(shapes.keys() | tensors.keys()):
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != shapes.get(name):
-            raise ValueError(
-                f"path {os.fspath(path)} does not fit the model: {name} has shape {found} in the file "
-                f"and {shapes.get(name)} in the model"
-            )
+    stored, wanted = (
+        {name: tuple(tensor.shape) for name, tensor in of.items()} for of in (tensors, model.state_dict())
+    )
+    for name, there, here in differences(stored, wanted):
+        raise ValueError(
+            f"path {os.fspath(path)} does not fit the model: {name} has shape {there} in the file "
+            f"and {here} in the model"
+        )

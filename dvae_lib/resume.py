@@ -85,12 +85,11 @@ def load_run(
     tensors, metadata = files.read_tensors(path, _FORMAT)
     model_there, run_there = (files.read_description(path, metadata, key) for key in ("model", "run"))
     files.refuse_another_model(path, model_there, model)
-    for key in sorted(run_there.keys() | described.keys()):
-        if run_there.get(key) != described.get(key):
-            raise ValueError(
-                f"path {os.fspath(path)} belongs to another run: it was made with {key} = {run_there.get(key)}, "
-                f"this one has {key} = {described.get(key)}; remove the file to start afresh"
-            )
+    for key, there, here in files.differences(run_there, described):
+        raise ValueError(
+            f"path {os.fspath(path)} belongs to another run: it was made with {key} = {there}, "
+            f"this one has {key} = {here}; remove the file to start afresh"
+        )
     _refuse_other_tensors(path, tensors, model, described["steps"], device)
     return tensors
 
@@ -123,12 +122,14 @@ def _refuse_other_tensors(
     wanted |= {f"{own}{i}": state for i, state in enumerate(random_states(model, device))}
     rows = tensors.get("rows", torch.empty(0))
     wanted["rows"] = torch.empty(min(len(rows), steps) if rows.ndim else 0, 6)
-    others = [name for name in tensors if name.startswith("random.") and not name.startswith(own)]
-    for name in sorted((tensors.keys() | wanted.keys()) - set(others)):
-        there, here = (_kind(of.get(name)) for of in (tensors, wanted))
-        if there != here:
-            raise ValueError(f"path {os.fspath(path)} does not fit the run: {name} is {there} in the file, {here} here")
+    of_others = [name for name in tensors if name.startswith("random.") and not name.startswith(own)]
+    stored = {name: _kind(tensor) for name, tensor in tensors.items() if name not in of_others}
+    for name, there, here in files.differences(stored, {name: _kind(tensor) for name, tensor in wanted.items()}):
+        raise ValueError(
+            f"path {os.fspath(path)} does not fit the run: {name} is {there or 'missing'} in the file, "
+            f"{here or 'missing'} here"
+        )
 
 
-def _kind(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
