@@ -14,6 +14,10 @@ each_explorer = pytest.mark.parametrize("index", range(len(EXPLORERS)), ids=["ma
 # What an explorer shows: the pixels of its canvases, and where its markers stand
 SHOWN = """(explorer) => [...explorer.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL()).join()
   + [...explorer.querySelectorAll("[style]")].map((element) => element.style.left).join()"""
+ALL_DRAWN = """(count) => {
+  const roots = [...document.querySelectorAll(".dvae-explorer .dvae")];
+  return roots.length === count && roots.every((root) => root.explorer);
+}"""
 FOCUSABLE = "a[href], button, input, select, [role=slider], [role=application], [contenteditable=true]"
 
 
@@ -23,9 +27,10 @@ def open_explorer(open_page):
 
     def open_explorer(index: int, **options):
         page = open_page("book/explore", **options)
+        page.wait_for_function(ALL_DRAWN, arg=len(EXPLORERS) + 1)  # one that is still to come would move the others
         explorer = page.locator(".dvae-explorer").filter(has_text=EXPLORERS[index])
-        explorer.locator(".dvae").wait_for()
         explorer.scroll_into_view_if_needed()
+        settle(page)
         return page, explorer
 
     return open_explorer
@@ -34,6 +39,19 @@ def open_explorer(open_page):
 def settle(page) -> None:
     """Wait until two frames are drawn."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
+
+
+def changed(page, explorer, before: str) -> str:
+    """Wait until `explorer` shows anything but `before`, and return what it then shows.
+
+    An explorer draws on the frame after a change, which on a busy machine comes late: whoever looks at once may still
+    see the picture before.
+    """
+    page.wait_for_function(
+        f"([explorer, before]) => ({SHOWN})(explorer) !== before", arg=[explorer.element_handle(), before]
+    )
+    settle(page)
+    return explorer.evaluate(SHOWN)
 
 
 @each_explorer
@@ -45,12 +63,9 @@ def test_every_slider_moves_the_picture_by_mouse_and_by_keyboard(open_explorer, 
         before = explorer.evaluate(SHOWN)
         box = track.bounding_box()
         page.mouse.click(box["x"] + 0.93 * box["width"], box["y"] + box["height"] / 2)
-        settle(page)
-        clicked = explorer.evaluate(SHOWN)
-        assert clicked != before, "a click on the slider"
+        clicked = changed(page, explorer, before)
         track.locator("[role=slider]").press("ArrowLeft")
-        settle(page)
-        assert explorer.evaluate(SHOWN) != clicked, "an arrow key on the slider"
+        changed(page, explorer, clicked)
 
 
 @each_explorer
@@ -70,9 +85,7 @@ def test_every_other_control_changes_what_is_seen(open_explorer, index):
             control.press("Enter")
         else:
             control.click()
-        # a button that plays makes its first step after a second
-        changed = f"([explorer, before]) => ({SHOWN})(explorer) !== before"
-        page.wait_for_function(changed, arg=[explorer.element_handle(), before], timeout=5000)
+        changed(page, explorer, before)
 
 
 @each_explorer
@@ -137,12 +150,12 @@ def test_a_point_is_put_on_the_code_plane(open_explorer, touch):
     box = plane.bounding_box()
     position = {"x": 0.75 * box["width"], "y": 0.25 * box["height"]}
     plane.tap(position=position) if touch else plane.click(position=position)
-    settle(page)
-    assert explorer.evaluate(SHOWN) != before
+    shown = changed(page, explorer, before)
     text = plane.get_attribute("aria-valuetext")
     assert text.count("2.0") == 2, text  # to the right and upwards, half of LIMIT each
     assert LIMIT == 4
     plane.press("ArrowLeft")
+    changed(page, explorer, shown)
     assert plane.get_attribute("aria-valuetext") != text
 
 
@@ -154,8 +167,7 @@ def test_a_picture_is_drawn_by_hand(open_explorer):
     page.mouse.down()
     page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"], steps=5)
     page.mouse.up()
-    settle(page)
-    assert explorer.evaluate(SHOWN) != before
+    changed(page, explorer, before)
 
 
 @pytest.mark.parametrize("reduced_motion", [False, True], ids=["motion", "reduced"])
@@ -179,7 +191,7 @@ def test_the_play_button_moves_and_with_reduced_motion_only_steps(open_explorer,
 
 def test_training_needs_a_kernel_and_is_hidden_without_one(open_page):
     page = open_page("book/explore")
-    page.locator(".dvae-explorer").first.wait_for()
+    page.wait_for_function(ALL_DRAWN, arg=len(EXPLORERS) + 1)
     assert page.get_by_role("button", name="Train").count() == 0
     assert page.locator(".dvae button", has_text="Train").count() == 1  # there, and hidden
 
