@@ -342,8 +342,8 @@ function place(code, { limit, centre = [0, 0], left = 0, top = 0, size = PLANE }
   return [left + ((1 + x) * size) / 2, top + ((1 - y) * size) / 2];
 }
 
-/** A code plane: manifold and dots as a ground, with marks on it. */
-function makePlane(title, limit, redraw) {
+/** A code plane: manifold and dots as a ground, with marks on it. The ground is for a `view` that is complete. */
+function makePlane(title, limit, view) {
   const canvas = make("canvas", { width: PLANE, height: PLANE, class: "dvae-plane", role: "img", "aria-label": title });
   const context = canvas.getContext("2d");
   const edge = decimal(limit).replace(/\.?0+$/, "");
@@ -352,7 +352,7 @@ function makePlane(title, limit, redraw) {
   let unit = 1; // pixels of the canvas in a point of the page, in steps of a quarter
   const resized = () => {
     const found = Math.round((4 * PLANE) / Math.max(canvas.clientWidth, PLANE / 4)) / 4;
-    if (found !== unit) [unit] = [found, redraw()];
+    if (found !== unit) [unit] = [found, view.redraw()];
   };
   new ResizeObserver(resized).observe(canvas);
   const stroke = (width, colour) => Object.assign(context, { lineWidth: width * unit, strokeStyle: colour }).stroke();
@@ -367,6 +367,7 @@ function makePlane(title, limit, redraw) {
     clear(sheet, { manifold = true, dots = true } = {}) {
       context.fillStyle = GROUND;
       context.fillRect(0, 0, PLANE, PLANE);
+      if (!view.complete) return;
       if (manifold) context.drawImage(sheet.layer("manifold", limit, 1), 0, 0);
       if (dots) context.drawImage(sheet.layer("dots", limit, unit), 0, 0);
     },
@@ -454,13 +455,13 @@ const EXPLORERS = {
   train_again: trainAgain,
 };
 
-function latentMap({ get, set, root, compared, say, redraw }) {
+function latentMap({ get, set, root, compared, say, view }) {
   const limit = get("limit");
   const code = new Float32Array(2);
   const moveTo = (first, second) => set({ z1: round(clamp(first, limit)), z2: round(clamp(second, limit)) });
   const round = (value) => Math.round(100 * value) / 100;
   const panels = compared().map((sheet) => {
-    const plane = makePlane(`Code plane of the ${sheet.name}`, limit, redraw);
+    const plane = makePlane(`Code plane of the ${sheet.name}`, limit, view);
     const picture = makePicture("decoded picture");
     const note = make("p", { class: "dvae-note" });
     Object.entries({
@@ -515,13 +516,13 @@ function cleanPicture({ get, set }) {
   };
 }
 
-function denoise({ get, set, root, compared, say, model, redraw }) {
+function denoise({ get, set, root, compared, say, model, view }) {
   const limit = get("limit");
   const clean = cleanPicture({ get, set });
   const noisy = new Float32Array(PIXELS);
   const editor = makePicture("clean picture: draw on it");
   const input = makePicture("input of the encoder");
-  const markCursor = makeEditable(editor, clean, redraw);
+  const markCursor = makeEditable(editor, clean, view.redraw);
   const button = (text, click) => make("button", { type: "button", class: "dvae-button", click }, text);
   const tools = make(
     "div",
@@ -540,7 +541,7 @@ function denoise({ get, set, root, compared, say, model, redraw }) {
     ),
   );
   root.append(make("div", { class: "dvae-inputs" }, editor.element, input.element, tools));
-  const panels = compared().map((sheet) => makeReconstruction(sheet, limit, redraw));
+  const panels = compared().map((sheet) => makeReconstruction(sheet, limit, view));
   root.append(make("div", { class: "dvae-pair" }, ...panels.map((panel) => panel.element)));
   // a square that is chosen takes the place of what was drawn
   for (const name of ["row", "column"]) model.on(`change:${name}`, () => get("drawing") && set({ drawing: "" }));
@@ -562,8 +563,8 @@ const swatch = (colour, text) =>
   make("span", { class: "dvae-swatch" }, make("i", { style: `background:${colour}` }), text);
 
 /** Posterior, probability map and reconstruction of one network, with the error as a number. */
-function makeReconstruction(sheet, limit, redraw) {
-  const plane = makePlane(`Posterior of the ${sheet.name} in the code plane`, limit, redraw);
+function makeReconstruction(sheet, limit, view) {
+  const plane = makePlane(`Posterior of the ${sheet.name} in the code plane`, limit, view);
   const map = makePicture("probabilities");
   const binary = makePicture("at 1/2");
   const [wrong, nats] = [make("strong"), make("strong")];
@@ -648,12 +649,12 @@ function makeEditable(picture, clean, redraw) {
 
 const BAR_DRAWS = 16; // corrupted inputs behind each bar
 
-function trainingNoise({ get, set, root, sheets, say, later, redraw }) {
+function trainingNoise({ get, set, root, sheets, say, later, view }) {
   const limit = get("limit");
   const clean = cleanPicture({ get, set });
   const noisy = new Float32Array(PIXELS);
   const [before, after] = [makePicture("clean picture"), makePicture("input of the encoder")];
-  const plane = makePlane("Code plane", limit, redraw);
+  const plane = makePlane("Code plane", limit, view);
   const title = make("h4");
   const [map, binary] = [makePicture("probabilities"), makePicture("at 1/2")];
   const note = make("p", { class: "dvae-note" });
@@ -726,7 +727,7 @@ function trainingNoise({ get, set, root, sheets, say, later, redraw }) {
 
 const FRAMES = 9; // pictures of a film strip
 
-function interpolate({ get, set, root, compared, say, redraw }) {
+function interpolate({ get, set, root, compared, say, view }) {
   const limit = get("limit");
   const [first, last, blend] = [0, 1, 2].map(() => new Float32Array(PIXELS));
   const strip = (title) => {
@@ -746,7 +747,7 @@ function interpolate({ get, set, root, compared, say, redraw }) {
   };
   const ways = compared().map((sheet) => ({
     sheet,
-    plane: makePlane(`Way between the two codes of the ${sheet.name}`, limit, redraw),
+    plane: makePlane(`Way between the two codes of the ${sheet.name}`, limit, view),
     ends: [newPosterior(), newPosterior()],
     code: new Float32Array(2),
     probabilities: new Float32Array(PIXELS),
@@ -908,6 +909,9 @@ async function render({ model, el }) {
     words.textContent = `The explorer's networks cannot be read (${error.message}). Run its cell again.`;
     return undefined;
   }
+  let frame = 0;
+  const schedule = () => (frame ||= requestAnimationFrame(draw));
+  const view = { complete: false, redraw: schedule };
   const explorer = EXPLORERS[get("kind")]({
     model,
     get,
@@ -917,10 +921,9 @@ async function render({ model, el }) {
     compared: () => get("compared").map((index) => sheets[index]),
     later: (call) => wait("later", 150, call),
     say: (text) => wait("say", 400, () => (words.textContent = text)),
-    redraw: () => schedule(),
+    view,
   });
   const durations = []; // of the last draws, in milliseconds
-  let frame = 0;
   const draw = () => {
     frame = 0;
     const start = performance.now();
@@ -928,9 +931,11 @@ async function render({ model, el }) {
     durations.push(performance.now() - start);
     if (durations.length > 1000) durations.shift();
   };
-  const schedule = () => (frame ||= requestAnimationFrame(draw));
   for (const name of explorer.traits) model.on(`change:${name}`, schedule);
   draw();
+  // the planes' grounds, 400 pictures each, once the first ones are seen
+  view.complete = true;
+  frame = requestAnimationFrame(() => (frame = requestAnimationFrame(draw)));
   root.explorer = { sheets, draw, durations, shown: performance.now() }; // for tests and the curious
   const observer = new MutationObserver((changes) => {
     if (changes.some(({ target }) => !root.contains(target))) nameControls(box);
