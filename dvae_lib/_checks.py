@@ -9,13 +9,16 @@ from numbers import Integral, Real
 from torch import Tensor
 
 
-def check_integer(name: str, value: object, low: int = 1) -> int:
-    """Return `value` if it is an integer of at least `low`."""
+def check_integer(name: str, value: object, low: int = 1, high: float = math.inf) -> int:
+    """Return `value` if it is an integer in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
-    if value < low:
+    number = int(value)
+    if number < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
-    return int(value)
+    if number > high:
+        raise ValueError(f"{name} must be at most {high}, got {value}")
+    return number
 
 
 def check_number(name: str, value: object, low: float, high: float = math.inf) -> float:

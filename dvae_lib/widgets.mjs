@@ -523,13 +523,12 @@ function denoise({ get, set, root, compared, say, model, view }) {
   const editor = makePicture("clean picture: draw on it");
   const input = makePicture("input of the encoder");
   const markCursor = makeEditable(editor, clean, view.redraw);
-  const button = (text, click) => make("button", { type: "button", class: "dvae-button", click }, text);
   const tools = make(
     "div",
     { class: "dvae-tools" },
-    button("Fresh noise", () => set({ seed: (get("seed") + 1) % 10000 })),
-    button("Empty picture", () => set({ drawing: toHex(new Float32Array(PIXELS)) })),
-    button("Back to the square", () => set({ drawing: "" })),
+    freshNoise({ get, set }),
+    makeButton("Empty picture", () => set({ drawing: toHex(new Float32Array(PIXELS)) })),
+    makeButton("Back to the square", () => set({ drawing: "" })),
     make(
       "p",
       { class: "dvae-legend" },
@@ -558,6 +557,12 @@ function denoise({ get, set, root, compared, say, model, view }) {
     },
   };
 }
+
+/** A button; `click` listens. */
+const makeButton = (text, click, attributes = {}) =>
+  make("button", { type: "button", class: "dvae-button", click, ...attributes }, text);
+
+const freshNoise = ({ get, set }) => makeButton("Fresh noise", () => set({ seed: (get("seed") + 1) % 10000 }));
 
 const swatch = (colour, text) =>
   make("span", { class: "dvae-swatch" }, make("i", { style: `background:${colour}` }), text);
@@ -658,9 +663,9 @@ function trainingNoise({ get, set, root, sheets, say, later, view }) {
   const title = make("h4");
   const [map, binary] = [makePicture("probabilities"), makePicture("at 1/2")];
   const note = make("p", { class: "dvae-note" });
-  const bars = sheets.map(({ level }) => {
+  const bars = sheets.map(({ level }, index) => {
     const [bar, value] = [make("i"), make("b")];
-    const choose = () => set({ index: sheets.findIndex((sheet) => sheet.level === level) });
+    const choose = () => set({ index });
     return { bar, value, element: make("li", { click: choose }, value, bar, make("span", {}, String(level))) };
   });
   const chart = make(
@@ -669,12 +674,11 @@ function trainingNoise({ get, set, root, sheets, say, later, view }) {
     make("ol", { class: "dvae-bars" }, ...bars.map(({ element }) => element)),
     make("figcaption", {}, `wrong pixels by training noise p: this picture, mean of ${BAR_DRAWS} noisy inputs`),
   );
-  const fresh = make("button", { type: "button", class: "dvae-button" }, "Fresh noise");
-  fresh.addEventListener("click", () => set({ seed: (get("seed") + 1) % 10000 }));
+  const tools = make("div", { class: "dvae-tools" }, freshNoise({ get, set }));
   const pictures = make("div", { class: "dvae-four" }, ...[before, after, map, binary].map(({ element }) => element));
   root.append(
     make("section", { class: "dvae-panel" }, title, plane.element, makeKey("")),
-    make("section", { class: "dvae-panel" }, pictures, note, make("div", { class: "dvae-tools" }, fresh), chart),
+    make("section", { class: "dvae-panel" }, pictures, note, tools, chart),
   );
   root.classList.add("dvae-pair");
   const [ofClean, ofNoisy, probabilities] = [newPosterior(), newPosterior(), new Float32Array(PIXELS)];
@@ -833,7 +837,7 @@ function makePlayer(get, set) {
     }, pause);
   };
   const toggle = () => (timer ? stop() : start());
-  const element = make("button", { type: "button", class: "dvae-button", click: toggle }, "Play");
+  const element = makeButton("Play", toggle);
   return { element, stop };
 }
 
@@ -845,12 +849,10 @@ function trainAgain({ get, root, model }) {
   const show = () => (value.textContent = `p = ${Number(slider.value).toFixed(2)}`);
   slider.addEventListener("input", show);
   show();
-  const train = make("button", { type: "button", class: "dvae-button" }, "Train");
-  const stop = make("button", { type: "button", class: "dvae-button", disabled: "" }, "Stop");
+  const train = makeButton("Train", () => model.send({ kind: "train", p: Number(slider.value) }));
+  const stop = makeButton("Stop", () => model.send({ kind: "stop" }), { disabled: "" });
   const progress = make("progress", { max: get("steps"), value: 0, "aria-label": "training steps done" });
   const status = make("p", { class: "dvae-note", role: "status" }, `${get("steps")} steps`);
-  train.addEventListener("click", () => model.send({ kind: "train", p: Number(slider.value) }));
-  stop.addEventListener("click", () => model.send({ kind: "stop" }));
   model.on("msg:custom", (message) => {
     root.parentElement.hidden = false; // somebody is there
     if (message.kind !== "state") return;

@@ -32,6 +32,7 @@ from dvae_lib.training import TrainingConfig, train
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)  # the training noise of the shipped networks
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
 HIDDEN_SIZE = 128  # of the shipped networks
+MAX_SEED = 9999
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
 _LINEAR = ("encoder.1", "encoder.3", "encoder.5.mean", "encoder.5.log_variance", "decoder.0", "decoder.2", "decoder.4")
 _FOLDER = Path(__file__).parent
@@ -198,7 +199,7 @@ class _PictureView(_View):
     column = _corner()
     drawing = traitlets.Unicode("").tag(sync=True)  # 144 hexadecimal digits, or empty for the square
     level = traitlets.Float(0.1, min=0, max=1).tag(sync=True)
-    seed = traitlets.Int(1, min=0, max=9999).tag(sync=True)
+    seed = traitlets.Int(1, min=0, max=MAX_SEED).tag(sync=True)
 
     @traitlets.validate("drawing")
     def _check_drawing(self, proposal: dict[str, Any]) -> str:
@@ -270,20 +271,14 @@ def _check_networks(networks: object) -> Networks:
     return networks
 
 
-def _check_square(name: str, square: object) -> tuple[int, int]:
+def _check_square(name: str, square: object, prefix: str = "") -> dict[str, int]:
+    """Return the square's row and column, each under the name of its trait."""
     if not isinstance(square, Sequence) or len(square) != 2:
         raise TypeError(f"{name} must be (row, column), got {square!r}")
     row, column = (check_integer(name, value, 0) for value in square)
     if max(row, column) >= POSITIONS:
         raise ValueError(f"{name} must have row and column from 0 to {POSITIONS - 1}, got {square!r}")
-    return row, column
-
-
-def _check_seed(seed: object) -> int:
-    number = check_integer("seed", seed, 0)
-    if number > 9999:
-        raise ValueError(f"seed must be at most 9999, got {seed}")
-    return number
+    return {f"{prefix}row": row, f"{prefix}column": column}
 
 
 def _slider(description: str, value: float, low: float, high: float, step: float = 1) -> ipywidgets.Widget:
@@ -292,15 +287,12 @@ def _slider(description: str, value: float, low: float, high: float, step: float
     return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, description=description)
 
 
-def _square_sliders(prefix: str, square: tuple[int, int], described: str = "") -> dict[str, ipywidgets.Widget]:
-    return {
-        f"{prefix}{axis}": _slider(f"{described}{axis}", value, 0, POSITIONS - 1)
-        for axis, value in zip(("row", "column"), square, strict=True)
-    }
+def _square_sliders(corner: Mapping[str, int]) -> dict[str, ipywidgets.Widget]:
+    return {name: _slider(name.replace("_", " "), value, 0, POSITIONS - 1) for name, value in corner.items()}
 
 
 def _seed_box(seed: int) -> ipywidgets.Widget:
-    return ipywidgets.BoundedIntText(value=seed, min=0, max=9999, description="seed")
+    return ipywidgets.BoundedIntText(value=seed, min=0, max=MAX_SEED, description="seed")
 
 
 class LatentMap(_Explorer):
@@ -364,18 +356,17 @@ class Denoise(_Explorer):
         traits = _compared(networks, levels)
         if noise not in NOISES:
             raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
-        row, column = _check_square("square", square)
+        corner = _check_square("square", square)
         view = _DenoiseView(
             kind="denoise",
-            row=row,
-            column=column,
             kind_of_noise=NOISES.index(noise),
             level=check_number("level", level, 0, 0.5),
-            seed=_check_seed(seed),
+            seed=check_integer("seed", seed, 0, MAX_SEED),
+            **corner,
             **traits,
         )
         controls = {
-            **_square_sliders("", (row, column)),
+            **_square_sliders(corner),
             "kind_of_noise": ipywidgets.Dropdown(options=NOISES, value=noise, description="noise"),
             "level": _slider("level", level, 0, 0.5, 0.01),
             "seed": _seed_box(seed),
@@ -409,21 +400,20 @@ class TrainingNoise(_Explorer):
         start: float = 0.0,
     ) -> None:
         traits = _compared(networks, _check_networks(networks).levels)
-        row, column = _check_square("square", square)
+        corner = _check_square("square", square)
         view = _TrainingNoiseView(
             kind="training_noise",
-            row=row,
-            column=column,
             level=check_number("level", level, 0, 0.5),
-            seed=_check_seed(seed),
+            seed=check_integer("seed", seed, 0, MAX_SEED),
             index=networks.index(start),
+            **corner,
             **traits,
         )
         options = [(f"{p:g}", p) for p in networks.levels]
         controls = {
             "index": ipywidgets.SelectionSlider(options=options, value=start, description="training p"),
             "level": _slider("input noise", level, 0, 0.5, 0.01),
-            **_square_sliders("", (row, column)),
+            **_square_sliders(corner),
             "seed": _seed_box(seed),
         }
         super().__init__(view, controls)
@@ -454,18 +444,11 @@ class Interpolate(_Explorer):
         levels: Sequence[float] = (0.0, 0.1),
     ) -> None:
         traits = _compared(networks, levels)
-        ends = {"first_": _check_square("first", first), "last_": _check_square("last", last)}
-        if check_integer("position", position, 0) > 100:
-            raise ValueError(f"position must be at most 100, got {position}")
-        corners = {
-            f"{end}{axis}": value
-            for end, square in ends.items()
-            for axis, value in zip(("row", "column"), square, strict=True)
-        }
+        corners = _check_square("first", first, "first_") | _check_square("last", last, "last_")
+        check_integer("position", position, 0, 100)
         view = _InterpolateView(kind="interpolate", position=position, **corners, **traits)
         controls = {
-            **_square_sliders("first_", ends["first_"], "first "),
-            **_square_sliders("last_", ends["last_"], "last "),
+            **_square_sliders(corners),
             "position": _slider("per cent", position, 0, 100),
         }
         super().__init__(view, controls)
