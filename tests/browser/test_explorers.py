@@ -47,9 +47,8 @@ def changed(page, explorer, before: str) -> str:
     An explorer draws on the frame after a change, which on a busy machine comes late: whoever looks at once may still
     see the picture before.
     """
-    page.wait_for_function(
-        f"([explorer, before]) => ({SHOWN})(explorer) !== before", arg=[explorer.element_handle(), before]
-    )
+    differs = f"([explorer, before]) => ({SHOWN})(explorer) !== before"
+    page.wait_for_function(differs, arg=[explorer.element_handle(), before], timeout=5000)
     settle(page)
     return explorer.evaluate(SHOWN)
 
@@ -85,7 +84,7 @@ def test_every_other_control_changes_what_is_seen(open_explorer, index):
             control.press("Enter")
         else:
             control.click()
-        changed(page, explorer, before)
+        changed(page, explorer, before)  # a button that plays makes its first step after a second
 
 
 @each_explorer
