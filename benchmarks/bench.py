@@ -72,13 +72,12 @@ def print_rows(batch_size: str, rows: list[dict[str, Any]], floors: dict[str, An
     print(f"\nbatch {batch_size}: medians (least .. most)")
     print(f"{'':26} {'ran in':9} {'steps/s':>8} {'images/s':>26} {'x plain loop':>20} {'peak MB':>8} {'of floor':>8}")
     for row in rows:
-        images, ratio = row["images_per_s"], row["ratio"]
-        times = f"{ratio['median']:.2f} ({ratio['least']:.2f} .. {ratio['most']:.2f})" if ratio else "-"
+        ratio = row["ratio"]
+        times = timing.in_words(ratio, 2) if ratio else "-"
         memory = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
-        spread = f"{images['median']:.0f} ({images['least']:.0f} .. {images['most']:.0f})"
         print(
-            f"{row['name']:26} {row['ran_in']:9} {row['steps_per_s']['median']:8.1f} {spread:>26} "
-            f"{times:>20} {memory:>8} {row['floor_share']:8.0%}"
+            f"{row['name']:26} {row['ran_in']:9} {row['steps_per_s']['median']:8.1f} "
+            f"{timing.in_words(row['images_per_s'], 0):>26} {times:>20} {memory:>8} {row['floor_share']:8.0%}"
         )
     for precision, one in floors.items():
         parts = ("floor", "compute", "memory", "expected")

@@ -10,16 +10,16 @@ browser profile of its own, so that nothing is cached. Prints medians with the l
 import argparse
 import functools
 import http.server
-import re
 import shutil
-import statistics
 import threading
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES, PACKAGES = ROOT / "_build" / "html", ROOT / "node_modules"
+from benchmarks.timing import in_words, spread
+from tools.cdn import PACKAGES, ROOT, package_file
+
+PAGES = ROOT / "_build" / "html"
 CDN = "https://cdn.jsdelivr.net/npm/"
 
 
@@ -27,8 +27,8 @@ class Pages(http.server.SimpleHTTPRequestHandler):
     """The built pages, with the CDN's address replaced by one of this server."""
 
     def translate_path(self, path: str) -> str:
-        package = re.match(r"/npm/((?:@[^/@]+/)?[^/@]+)@[^/]+/([^?#]+)", path)
-        return str(PACKAGES / package[1] / package[2]) if package else super().translate_path(path)
+        of_package = path.startswith("/npm/")
+        return str(package_file(CDN + path.removeprefix("/npm/"))) if of_package else super().translate_path(path)
 
     def do_GET(self) -> None:
         file = Path(self.translate_path(self.path))
@@ -44,10 +44,6 @@ class Pages(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep quiet."""
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ms ({min(values):.2f} .. {max(values):.2f})"
 
 
 def main() -> None:
@@ -86,11 +82,11 @@ def main() -> None:
             page.context.close()
         browser.close()
     print(f"{(PAGES / 'book' / 'explore.html').stat().st_size / 1e6:.2f} MB in the page")
-    print(f"first picture, from the request on: {spread(first)}")
+    print(f"first picture, from the request on: {in_words(spread(first), 2)} ms")
     for name, values in zip(
         ("latent map", "denoise", "training noise", "interpolate"), zip(*draws, strict=True), strict=True
     ):
-        print(f"decode and draw, {name}: {spread(list(values))}")
+        print(f"decode and draw, {name}: {in_words(spread(values), 2)} ms")
 
 
 if __name__ == "__main__":

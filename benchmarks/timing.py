@@ -170,6 +170,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
+def in_words(spread: Mapping[str, float], digits: int) -> str:
+    """Say the median, with the least and the most."""
+    median, least, most = (f"{spread[key]:.{digits}f}" for key in ("median", "least", "most"))
+    return f"{median} ({least} .. {most})"
+
+
 def rates(seconds: Sequence[float], batch_size: int, reference: Sequence[float] | None) -> dict[str, Any]:
     """Return steps and images per second and, round by round, how many times as fast as a reference's it is.
 
