@@ -64,24 +64,24 @@ export class Network {
     linear(this.layers[3], second, posterior.logVariance, false);
   }
 
-  /** Write the pixels' probabilities given `code` into `probabilities`; the logits stay in `this.logits`. */
-  decode(code, probabilities) {
+  /** Write the pixels' probabilities given `code` into `probabilities`, and their logits into `logits` if wanted. */
+  decode(code, probabilities, logits = this.logits) {
     const [first, second] = this.hidden;
     linear(this.layers[4], code, first, true);
     linear(this.layers[5], first, second, true);
-    linear(this.layers[6], second, this.logits, false);
-    for (let i = 0; i < PIXELS; i++) probabilities[i] = 1 / (1 + Math.exp(-this.logits[i]));
+    linear(this.layers[6], second, logits, false);
+    for (let i = 0; i < PIXELS; i++) probabilities[i] = 1 / (1 + Math.exp(-logits[i]));
   }
+}
 
-  /** Cross-entropy of `image` and the last decoded picture, -ln p(image|code), in nats. */
-  crossEntropy(image) {
-    let sum = 0;
-    for (let i = 0; i < PIXELS; i++) {
-      const logit = this.logits[i];
-      sum += Math.max(logit, 0) - logit * image[i] + Math.log1p(Math.exp(-Math.abs(logit)));
-    }
-    return sum;
+/** Cross-entropy of `image` and a decoded picture, -ln p(image|code), in nats. */
+export function crossEntropy(logits, image) {
+  let sum = 0;
+  for (let i = 0; i < PIXELS; i++) {
+    const logit = logits[i];
+    sum += Math.max(logit, 0) - logit * image[i] + Math.log1p(Math.exp(-Math.abs(logit)));
   }
+  return sum;
 }
 
 export const newPosterior = () => ({ mean: new Float32Array(2), logVariance: new Float32Array(2) });
@@ -576,7 +576,7 @@ function makeReconstruction(sheet, limit, view) {
   const note = make("p", { class: "dvae-note" }, wrong, " wrong pixels of 576; cross-entropy ", nats, " nats");
   const pictures = make("div", { class: "dvae-column" }, map.element, binary.element);
   const [ofClean, ofNoisy, code] = [newPosterior(), newPosterior(), new Float32Array(2)];
-  const probabilities = new Float32Array(PIXELS);
+  const [probabilities, logits] = [new Float32Array(PIXELS), new Float32Array(PIXELS)];
   return {
     element: make(
       "section",
@@ -592,7 +592,7 @@ function makeReconstruction(sheet, limit, view) {
       network.encode(input, ofNoisy);
       if (seed === null) code.set(ofNoisy.mean);
       else sample(ofNoisy, seed, code);
-      network.decode(code, probabilities);
+      network.decode(code, probabilities, logits);
       plane.clear(sheet, { dots: false });
       const marks = () => {
         plane.line(ofClean.mean, code, WHITE);
@@ -605,7 +605,7 @@ function makeReconstruction(sheet, limit, view) {
       map.draw(probabilities);
       binary.drawBinary(probabilities, image);
       wrong.textContent = wrongPixels(probabilities, image);
-      nats.textContent = network.crossEntropy(image).toFixed(1);
+      nats.textContent = crossEntropy(logits, image).toFixed(1);
       return `${sheet.name}: ${inWords(probabilities)}, ${wrong.textContent} wrong pixels`;
     },
   };

@@ -1,9 +1,12 @@
 """The explorers of the built chapter, driven as a reader would, with no kernel behind the page."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from cdn import ROOT
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dvae_lib import BernoulliNoise, squares
 from dvae_lib.widgets import LEVELS, LIMIT, Networks
@@ -231,6 +234,30 @@ def test_the_networks_of_the_page_are_those_of_pytorch(open_explorer):
         np.testing.assert_allclose(entry["decoded"], decoded, atol=1e-3, rtol=0)
         np.testing.assert_allclose(entry["reconstructed"], reconstructed, atol=1e-3, rtol=0)
         np.testing.assert_allclose(entry["encoded"], torch.cat([mean, log_variance], 1), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "place"), [("book/intro", 0), ("book/explore", 1)])
+def test_the_numbers_first_shown_are_those_of_pytorch(open_page, name, place):
+    page = open_page(name)
+    page.wait_for_function("() => [...document.querySelectorAll('.dvae')].every((root) => root.explorer)")
+    settle(page)
+    explorer = page.locator(".dvae-explorer").nth(place)
+    pixels = explorer.locator(".dvae-inputs canvas").evaluate_all(
+        """(canvases) => canvases.map((canvas) =>
+          [...canvas.getContext("2d").getImageData(0, 0, 24, 24).data].filter((_, i) => i % 4 === 0))"""
+    )
+    clean, noisy = torch.tensor(pixels).div(255).double().reshape(2, 1, 1, 24, 24)
+    assert noisy.unique().tolist() == [0, 1]  # flipped, and nothing lost on the canvas
+    networks = Networks.load(ROOT / "weights", levels=(0.0, 0.1))
+    notes = explorer.locator(".dvae-note").all_inner_texts()
+    for level, note in zip(networks.levels, notes, strict=True):
+        wrong, nats = re.fullmatch(r"(\d+) wrong pixels of 576; cross-entropy ([\d.]+) nats", note).groups()
+        model = networks.model(level).double()
+        with torch.no_grad():
+            logits = model.decode(model.encode(noisy)[0])
+        assert int(wrong) == ((logits >= 0) != (clean == 1)).sum()
+        cross_entropy = binary_cross_entropy_with_logits(logits, clean, reduction="sum").item()
+        assert float(nats) == pytest.approx(cross_entropy, abs=0.1)
 
 
 @each_explorer
