@@ -236,12 +236,12 @@ def test_the_networks_of_the_page_are_those_of_pytorch(open_explorer):
         np.testing.assert_allclose(entry["encoded"], torch.cat([mean, log_variance], 1), atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "place"), [("book/intro", 0), ("book/explore", 1)])
-def test_the_numbers_first_shown_are_those_of_pytorch(open_page, name, place):
+@pytest.mark.parametrize(("name", "explorers"), [("book/intro", 1), ("book/explore", len(EXPLORERS) + 1)])
+def test_the_numbers_first_shown_are_those_of_pytorch(open_page, name, explorers):
     page = open_page(name)
-    page.wait_for_function("() => [...document.querySelectorAll('.dvae')].every((root) => root.explorer)")
+    page.wait_for_function(ALL_DRAWN, arg=explorers)
     settle(page)
-    explorer = page.locator(".dvae-explorer").nth(place)
+    explorer = page.locator(".dvae-explorer").filter(has_text=EXPLORERS[1])
     pixels = explorer.locator(".dvae-inputs canvas").evaluate_all(
         """(canvases) => canvases.map((canvas) =>
           [...canvas.getContext("2d").getImageData(0, 0, 24, 24).data].filter((_, i) => i % 4 === 0))"""
