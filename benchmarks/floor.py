@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dvae_lib.devices import matmul_precision
+from dvae_lib.runs.devices import matmul_precision
 
 Layers = Sequence[tuple[int, int]]
 ARTICLE: Layers = ((576, 1152), (1152, 1152), (1152, 2), (1152, 2), (2, 1152), (1152, 1152), (1152, 576))  # (in, out)

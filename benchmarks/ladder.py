@@ -13,7 +13,7 @@ import torch
 from benchmarks import timing
 from benchmarks.bench import BATCH_SIZES, arguments_parser
 from benchmarks.loops import Builder, Library, Plain, precisions
-from dvae_lib.devices import effective_precision
+from dvae_lib.runs.devices import effective_precision
 
 SIZES = [16, 32, 64, 128, 256, 512]
 
@@ -32,11 +32,9 @@ def changes(device: torch.device) -> dict[str, Builder]:
         ("no .item()", "item", False),
         ("logits", "logits", True),
         ("fused Adam", "fused", True),
-        ("freed memory kept", "keep_memory", True),
     ):
-        if keyword != "keep_memory" or device.type == "cpu":
-            keywords = {**keywords, keyword: value}
-            rungs[name] = Builder(Plain, keywords)
+        keywords = {**keywords, keyword: value}
+        rungs[name] = Builder(Plain, keywords)
     lower = true_precisions(device)[1:]
     for precision in lower:
         rungs[precision] = Builder(Plain, {**keywords, "precision": precision})

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from dvae_lib import TrainingConfig, mlp_vae, train
-from dvae_lib.devices import effective_precision, keep_freed_memory, matmul_precision
+from dvae_lib.runs.devices import effective_precision, matmul_precision
 
 PARAMETERS = 3_993_412
 LEARNING_RATE = 1e-3
@@ -126,7 +126,6 @@ class Plain(_Networks):
         item: read the loss after every step.
         logits: leave the sigmoid to the loss.
         fused: let Adam update each weight in one pass.
-        keep_memory: have the C library keep freed memory for the next step.
         precision: of the matrix products, as in `TrainingConfig`.
     """
 
@@ -139,12 +138,11 @@ class Plain(_Networks):
         item: bool = True,
         logits: bool = False,
         fused: bool = False,
-        keep_memory: bool = False,
         precision: str = "float32",
     ) -> None:
         super().__init__(model, device)
         self.resident, self.item, self.logits, self.fused = resident, item, logits, fused
-        self.keep_memory, self.precision = keep_memory, precision
+        self.precision = precision
 
     def loss(self, images: Tensor) -> Tensor:
         low = self.precision == "bfloat16"
@@ -167,8 +165,6 @@ class Plain(_Networks):
             images = images.to(self.device)
         else:
             batches = endless(images, batch_size)
-        if self.keep_memory:
-            keep_freed_memory()  # until the process ends
         with matmul_precision(self.precision):
             for _ in range(steps):
                 if self.resident:

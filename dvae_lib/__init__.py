@@ -1,19 +1,23 @@
 """dvae_lib: the denoising variational auto-encoder, in as little code as it takes to read it in one sitting."""
 
-from dvae_lib.checkpoints import load_checkpoint, save_checkpoint
+from dvae_lib.checkpoints import load_checkpoint, save_checkpoint, shipped
+from dvae_lib.configuration import Protocol, TrainingConfig
 from dvae_lib.data import all_squares, rectangles, squares
 from dvae_lib.evaluation import (
     Estimate,
     best_square_iou,
     denoising_bound,
     elbo,
+    exact_log_likelihood,
     importance_weighted_bound,
+    iou,
 )
 from dvae_lib.layers import KullbackLeiblerDivergence, ReparameterizationSampler, gaussian_kl
 from dvae_lib.models import GaussianHeads, VariationalAutoencoder, mlp_vae
 from dvae_lib.noise import BernoulliNoise, GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from dvae_lib.plotting import image_grid, latent_grid, plot_protocol, show_manifold
-from dvae_lib.training import Protocol, TrainingConfig, default_device, train
+from dvae_lib.runs.devices import default_device
+from dvae_lib.training import train, training_step
 from dvae_lib.verify import verify_close, verify_mean
 
 __all__ = [
@@ -33,18 +37,22 @@ __all__ = [
     "default_device",
     "denoising_bound",
     "elbo",
+    "exact_log_likelihood",
     "gaussian_kl",
     "image_grid",
     "importance_weighted_bound",
+    "iou",
     "latent_grid",
     "load_checkpoint",
     "mlp_vae",
     "plot_protocol",
     "rectangles",
     "save_checkpoint",
+    "shipped",
     "show_manifold",
     "squares",
     "train",
+    "training_step",
     "verify_close",
     "verify_mean",
 ]

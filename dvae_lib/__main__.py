@@ -21,7 +21,7 @@ from torch import distributed
 
 from dvae_lib.checkpoints import save_checkpoint
 from dvae_lib.data import squares
-from dvae_lib.devices import default_device, process_rank
+from dvae_lib.runs.devices import default_device, process_rank
 from dvae_lib.models import mlp_vae
 from dvae_lib.noise import BernoulliNoise
 from dvae_lib.training import PRECISIONS, TrainingConfig, train

@@ -1,25 +1,25 @@
-"""Checkpoints: a model's weights in a safetensors file, with the configuration that they belong to."""
+"""Checkpoints: a model's weights in a safetensors file, with the configuration that they belong to.
+
+The chapter "The training loop" explains them.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from dvae_lib.files import (
-    describe_model,
-    read_description,
-    read_tensors,
-    refuse_another_model,
-    refuse_other_shapes,
-    to_json,
-    write_tensors,
-)
-from dvae_lib.training import TrainingConfig
+from dvae_lib import noise as noises
+from dvae_lib.configuration import TrainingConfig
+from dvae_lib.models import VariationalAutoencoder, mlp_vae
+from dvae_lib.runs import files
 
-_FORMAT = "dvae_lib checkpoint 1"
+_BUILDERS = {"mlp_vae": mlp_vae}
+_SHIPPED = Path(__file__).resolve().parent.parent / "weights"  # in a clone of the book
 
 
 def save_checkpoint(
@@ -38,42 +38,70 @@ def save_checkpoint(
     Raises:
         TypeError: `config` is not a `TrainingConfig`.
         ValueError: a weight is not finite, or not in the range of `dtype`.
-
-    Explained in the chapter "The training loop".
     """
     if not isinstance(config, TrainingConfig):
         raise TypeError(f"config must be a TrainingConfig, got {type(config).__name__}")
-    tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.to(dtype=dtype) for name, tensor in model.state_dict().items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"model has a weight in {name} that is not finite in {tensor.dtype}")
-    metadata = {"format": _FORMAT, "model": to_json(describe_model(model)), "training": to_json(asdict(config))}
-    write_tensors(path, tensors, metadata)
+    files.write(path, tensors, {"model": files.describe_model(model), "training": asdict(config)})
 
 
 def load_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> TrainingConfig:
     """Load the weights at `path` into `model` and return the configuration of the run that made them.
 
     The file must have been made from a model of the same builder, sizes and noise. Weights stored in 16 bits take
-    the model's own type. No code is unpickled.
+    the model's own type. The file of a run that `train` writes will do as well. No code is unpickled.
 
     Args:
-        path: a file that `save_checkpoint` wrote.
+        path: a file that `save_checkpoint` or `train` wrote.
         model: what to load into; its device and mode stay.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, no checkpoint of this library, or of another model; the model is untouched.
-
-    Explained in the chapter "The training loop".
     """
-    tensors, metadata = read_tensors(path, _FORMAT)
-    stored, training = (read_description(path, metadata, key) for key in ("model", "training"))
+    tensors, descriptions = files.read(path)
     try:
-        config = TrainingConfig(**training)
-    except (TypeError, ValueError) as error:
+        config = TrainingConfig(**descriptions["training"])
+        files.refuse_difference(path, descriptions["model"], files.describe_model(model))
+    except (KeyError, TypeError) as error:
         raise ValueError(f"path {os.fspath(path)} holds no configuration that can be read: {error}") from error
-    refuse_another_model(path, stored, model)
-    refuse_other_shapes(path, tensors, model)
-    model.load_state_dict(tensors)
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(files.RUN)}
+    there, here = ({name: list(w.shape) for name, w in state.items()} for state in (weights, model.state_dict()))
+    files.refuse_difference(path, there, here)
+    model.load_state_dict(weights)
     return config
+
+
+def shipped(name: str) -> VariationalAutoencoder:
+    """Build the model `name` that the book ships, with its weights, on the CPU and in eval mode.
+
+    Args:
+        name: a file of the folder weights/ without its ending, "article-vae" or "article-dvae" say.
+
+    Raises:
+        FileNotFoundError: the folder is not there; it comes with a clone of the book, not with the package alone.
+        ValueError: there is no model of that name; the message lists those that there are.
+    """
+    if not _SHIPPED.is_dir():
+        raise FileNotFoundError(
+            f"{_SHIPPED} is not there: the shipped weights come with a clone of the book, not with the package alone"
+        )
+    names = sorted(path.stem for path in _SHIPPED.glob("*.safetensors"))
+    if name not in names:
+        raise ValueError(f"name must be one of {', '.join(names)}, got {name!r}")
+    path = _SHIPPED / f"{name}.safetensors"
+    asked = files.read(path)[1]["model"]
+    build, noise = _BUILDERS[asked.pop("builder")], _noise_layer(asked.pop("noise"))
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and replaced
+        model = build(**asked, noise=noise)
+    load_checkpoint(path, model)
+    return model.eval()
+
+
+def _noise_layer(text: str) -> nn.Module | None:
+    """Return the layer that `text` shows: "BernoulliNoise(p=0.1)", or "None"."""
+    parts = re.fullmatch(r"(\w+)\((p|std)=([\d.e+-]+)\)", text)
+    return getattr(noises, parts[1])(**{parts[2]: float(parts[3])}) if parts else None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dvae_lib._checks import check_image_shape, check_integer, check_number
 from dvae_lib.models import VariationalAutoencoder
-from dvae_lib.training import Protocol
+from dvae_lib.configuration import Protocol
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import multiprocessing
 import pickle
+import signal
 import time
 import traceback
 from datetime import timedelta
@@ -102,8 +103,9 @@ def stop():
     raise StoppedError
 
 
-def interrupt():
-    raise KeyboardInterrupt
+def interrupt(*_):
+    """Ctrl-C, as a terminal sends it."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def record(model):

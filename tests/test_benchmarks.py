@@ -216,7 +216,6 @@ def test_every_rung_changes_what_it_says_and_makes_the_steps_asked_for(keywords,
     note(torch.optim.Adam, "step", label=lambda self: "fused" if self.defaults["fused"] else "step by step")
     note(torch.Tensor, "item", label=lambda self: "item of a loss" if self.requires_grad else "item")
     note(loops, "endless")
-    note(loops, "keep_freed_memory")
     note(torch, "sigmoid")
     plain.train(all_squares(), 4, 3)
     assert called.count((4, 1, 24, 24)) == 3
@@ -224,7 +223,6 @@ def test_every_rung_changes_what_it_says_and_makes_the_steps_asked_for(keywords,
     assert called.count("item of a loss") == 3 * keywords.get("item", True)
     assert called.count("endless") == (not keywords.get("resident"))
     assert called.count("sigmoid") == 3 * (not keywords.get("logits"))
-    assert called.count("keep_freed_memory") == keywords.get("keep_memory", False)
 
 
 def test_each_rung_adds_one_change_to_the_rung_before():

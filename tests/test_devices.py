@@ -14,10 +14,10 @@ import torch
 from runs import AsksNothing, StoppedError, bars, denoising, run, same, short, stop, tiny, weights, with_generators
 from torch import nn
 
-import dvae_lib.devices
+import dvae_lib.runs.devices
 import dvae_lib.training
 from dvae_lib import BernoulliNoise
-from dvae_lib.devices import (
+from dvae_lib.runs.devices import (
     CapturedStep,
     effective_precision,
     keep_freed_memory,
@@ -70,7 +70,7 @@ def test_a_pytorch_that_knows_nothing_of_the_processor(monkeypatch):
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 def test_bfloat16_becomes_float32_where_it_would_be_emulated(monkeypatch, precision, has_bfloat16, device):
-    monkeypatch.setattr(dvae_lib.devices, "processor_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(dvae_lib.runs.devices, "processor_has_bfloat16", lambda: has_bfloat16)
     emulated = precision == "bfloat16" and device == "cpu" and not has_bfloat16
     assert effective_precision(precision, torch.device(device)) == ("float32" if emulated else precision)
 
@@ -78,7 +78,7 @@ def test_bfloat16_becomes_float32_where_it_would_be_emulated(monkeypatch, precis
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 def test_a_run_computes_in_what_the_processor_has(monkeypatch, capsys, has_bfloat16):
     """Without instructions for bfloat16 it is the run in float32, to the last bit, and the progress bar says so."""
-    monkeypatch.setattr(dvae_lib.devices, "processor_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(dvae_lib.runs.devices, "processor_has_bfloat16", lambda: has_bfloat16)
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     asked, exact = denoising(), denoising()
     run(asked, short(precision="bfloat16"), progress=True)
@@ -199,7 +199,7 @@ def test_random_states_of_another_model(change):
 
 FREE_AND_ALLOCATE = """
 import ctypes, os, resource, torch
-from dvae_lib.devices import keep_freed_memory
+from dvae_lib.runs.devices import keep_freed_memory
 
 torch.set_num_threads(1)
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: one huge page for 512 would hide what it costs
@@ -246,13 +246,13 @@ def test_other_systems_are_left_alone(monkeypatch, system):
         raise AssertionError("asked the C library")
 
     monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(dvae_lib.devices.ctypes, "CDLL", refuse)
+    monkeypatch.setattr(dvae_lib.runs.devices.ctypes, "CDLL", refuse)
     keep_freed_memory()
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(dvae_lib.devices.ctypes, "CDLL", lambda _: object())
+    monkeypatch.setattr(dvae_lib.runs.devices.ctypes, "CDLL", lambda _: object())
     keep_freed_memory()
 
 

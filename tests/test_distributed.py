@@ -30,7 +30,7 @@ from runs import (
 from torch import distributed
 from torch.nn.functional import logsigmoid
 
-import dvae_lib.files
+import dvae_lib.runs.files
 from dvae_lib import BernoulliNoise, TrainingConfig, load_checkpoint, mlp_vae
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,8 +48,8 @@ def trained(rank, config, dtype=torch.float32, checkpoint=None, build=denoising,
         at_pass(model, stop_at, stop)
     if kill is not None and rank == kill[0]:
         at_pass(model, kill[1], lambda: os.kill(os.getpid(), signal.SIGKILL))
-    writes, write = [], dvae_lib.files.write_tensors
-    dvae_lib.files.write_tensors = lambda path, *rest: (writes.append(path.name), write(path, *rest))
+    writes, write = [], dvae_lib.runs.files.write
+    dvae_lib.runs.files.write = lambda path, *rest: (writes.append(path.name), write(path, *rest))
     torch.manual_seed(99)
     state, text, protocol = torch.get_rng_state(), io.StringIO(), None
     os.environ.pop("TQDM_DISABLE", None)

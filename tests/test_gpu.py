@@ -33,10 +33,10 @@ from runs import (
 from torch import nn
 from torch.nn.functional import logsigmoid
 
-import dvae_lib.files
+import dvae_lib.runs.files
 import dvae_lib.training
 from dvae_lib import BernoulliNoise, ReparameterizationSampler, TrainingConfig, load_checkpoint, mlp_vae, squares
-from dvae_lib.devices import CapturedStep, layer_generators
+from dvae_lib.runs.devices import CapturedStep, layer_generators
 from dvae_lib.training import Run, training_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -331,7 +331,7 @@ def test_a_model_is_trained_on_and_used_after_a_run(device, graph):
 @pytest.fixture
 def any_processor(monkeypatch):
     """Take every processor for one with bfloat16 instructions: one without computes the same, more slowly."""
-    monkeypatch.setattr("dvae_lib.devices.processor_has_bfloat16", lambda: True)
+    monkeypatch.setattr("dvae_lib.runs.devices.bfloat16_instructions", lambda: ["some"])
 
 
 def wide(device, steps):
@@ -397,7 +397,7 @@ def test_tf32_is_used_where_it_is_asked_for():
         pytest.skip("needs a GPU of compute capability 8.0")
 
     def error(precision):
-        with dvae_lib.devices.matmul_precision(precision):
+        with dvae_lib.runs.devices.matmul_precision(precision):
             return ((a @ b).double() - a.double() @ b.double()).abs().mean()
 
     a, b = torch.rand(2, 1024, 1024, device="cuda")
@@ -409,14 +409,14 @@ def test_tf32_is_used_where_it_is_asked_for():
 
 def stop_after_write(monkeypatch, number):
     """Stop the run when its file number `number` is whole, counted from 1: replays pass no hook."""
-    write, writes = dvae_lib.files.write_tensors, iter(range(1, 10**6))
+    write, writes = dvae_lib.runs.files.write, iter(range(1, 10**6))
 
     def stopping(*arguments):
         write(*arguments)
         if next(writes) == number:
             stop()
 
-    monkeypatch.setattr(dvae_lib.files, "write_tensors", stopping)
+    monkeypatch.setattr(dvae_lib.runs.files, "write", stopping)
 
 
 @each_device

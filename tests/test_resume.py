@@ -35,9 +35,9 @@ from runs import (
 )
 from torch import nn
 
-import dvae_lib.files
+import dvae_lib.runs.files
 from dvae_lib import BernoulliNoise, TrainingConfig, load_checkpoint, save_checkpoint
-from dvae_lib.devices import layer_generators
+from dvae_lib.runs.randomness import layer_generators
 
 MODELS = {
     "plain": tiny,
@@ -288,13 +288,13 @@ def test_speed_is_that_of_the_steps_made_now(saved, monkeypatch, capsys):
 @pytest.fixture
 def written(monkeypatch):
     """The numbers of steps at which a file was written."""
-    steps, write = [], dvae_lib.files.write_tensors
+    steps, write = [], dvae_lib.runs.files.write
 
     def spy(path, tensors, metadata):
         write(path, tensors, metadata)
         steps.append(len(tensors["rows"]))
 
-    monkeypatch.setattr(dvae_lib.files, "write_tensors", spy)
+    monkeypatch.setattr(dvae_lib.runs.files, "write", spy)
     return steps
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import bars, run, short, tiny
+from runs import bars, interrupt, run, short, tiny
 from torch import nn
 from torch.nn.functional import logsigmoid
 
@@ -32,10 +32,6 @@ def at_pass(model, step, action):
     """Have `action(output)` replace the decoder's output in the pass of step `step`, counted from 0."""
     passes = iter(range(10**6))
     model.decoder.register_forward_hook(lambda *a: action(a[-1]) if next(passes) == step else None)
-
-
-def interrupt(_):
-    raise KeyboardInterrupt
 
 
 class OneWeight(nn.Module):
@@ -493,7 +489,7 @@ def test_progress_bar_is_shown_unless_told_otherwise(monkeypatch, capsys):
 @pytest.fixture
 def any_processor(monkeypatch):
     """Take every processor for one with bfloat16 instructions: one without computes the same, more slowly."""
-    monkeypatch.setattr("dvae_lib.devices.processor_has_bfloat16", lambda: True)
+    monkeypatch.setattr("dvae_lib.runs.devices.bfloat16_instructions", lambda: ["some"])
 
 
 def test_bfloat16_is_close_but_not_the_same(any_processor):
