@@ -51,12 +51,8 @@ def save_checkpoint(
 def load_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> TrainingConfig:
     """Load the weights at `path` into `model` and return the configuration of the run that made them.
 
-    The file must have been made from a model of the same builder, sizes and noise. Weights stored in 16 bits take
-    the model's own type. The file of a run that `train` writes will do as well. No code is unpickled.
-
-    Args:
-        path: a file that `save_checkpoint` or `train` wrote.
-        model: what to load into; its device and mode stay.
+    The file, one that `save_checkpoint` or `train` wrote, must have been made from a model of the same builder, sizes
+    and noise. Weights stored in 16 bits take the model's own type; its device and mode stay. No code is unpickled.
 
     Raises:
         FileNotFoundError: there is no such file.

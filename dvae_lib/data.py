@@ -1,6 +1,7 @@
 """Images to learn from: float32 in {0, 1}, shape (n, 1, 24, 24), drawn on any device.
 
-The chapter "The data" looks at them; source: the data of Stutz's article.
+The chapter "The data" looks at them; source: the generator of Stutz's article and, for `rectangles`, what its text
+promises.
 """
 
 from __future__ import annotations
@@ -44,8 +45,6 @@ def squares(n: int, generator: torch.Generator | None = None, device: torch.devi
 
     Raises:
         TypeError, ValueError: `n` is not an integer of at least 1.
-
-    Described in the chapter "The data"; source: the generator of Stutz's article.
     """
     check_integer("n", n)
     device = _device_of(generator, device)
@@ -55,10 +54,7 @@ def squares(n: int, generator: torch.Generator | None = None, device: torch.devi
 
 
 def all_squares(device: torch.device | str | None = None) -> Tensor:
-    """Return the 256 different squares, (256, 1, 24, 24): image 16 * top + left has its corner at (top, left).
-
-    Described in the chapter "The data"; source: the generator of Stutz's article.
-    """
+    """Return the 256 different squares, (256, 1, 24, 24): image 16 * top + left has its corner at (top, left)."""
     index = torch.arange(POSITIONS**2, device=device)
     size = torch.tensor([SQUARE_SIZE], device=device)
     return _paint(index // POSITIONS, index % POSITIONS, size, size)
@@ -80,16 +76,13 @@ def rectangles(
         n: how many, at least 1.
         min_size: the smallest side in pixels, at least 1.
         max_size: the largest side in pixels, from `min_size` to 24.
-        generator: the source of sizes and positions; None takes PyTorch's default generator.
-        device: where to draw; None takes the generator's device, or the CPU.
+        generator, device: as for `squares`.
 
     Returns:
         (n, 1, 24, 24), float32, 0 outside and 1 inside the rectangle.
 
     Raises:
         TypeError, ValueError: an argument is not an integer, or outside what is said above.
-
-    Described in the chapter "The data"; source: what the text of Stutz's article promises.
     """
     for name, value in (("n", n), ("min_size", min_size), ("max_size", max_size)):
         check_integer(name, value)

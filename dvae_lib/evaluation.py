@@ -2,7 +2,8 @@
 
 The bounds draw codes with `model.sampler` and corruptions with `model.noise`, hence from PyTorch's default generator
 unless these layers hold one of their own. They take images in batches and draws one after the other, so that memory
-grows neither with the number of images nor with the number of draws.
+grows neither with the number of images nor with the number of draws. The chapter "The denoising bound" derives
+`denoising_bound`, "The evidence lower bound" the other bounds and the exact log-likelihood.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def elbo(model: VariationalAutoencoder, images: Tensor, samples: int = 100, batc
     Raises:
         TypeError, ValueError: an argument of a wrong type, rank, size or range.
 
-    Derived in the chapter "The evidence lower bound"; source: Kingma and Welling (2014), section 2.3.
+    Source: Kingma and Welling (2014), section 2.3.
     """
 
     def bound(batch: Tensor) -> Estimate:
@@ -77,28 +78,20 @@ def denoising_bound(
     noise: nn.Module | None = None,
     batch_size: int = 1000,
 ) -> Estimate:
-    """What a DVAE maximises, and with extra corruptions a tighter bound, for clean images.
+    """What a DVAE maximises, and with extra corruptions a tighter bound, for each clean image, (n,), in nats.
 
     A draw corrupts the image to x'_0, draws z from q(z|x'_0), and has the value
     ln p(x, z) - ln [(q(z|x'_0) + ... + q(z|x'_K)) / (K + 1)] with K further corruptions. Its mean is the denoising
     bound for K = 0 and climbs towards the evidence lower bound of the mixture posterior as K grows.
 
-    Args:
-        model: with a Gaussian code.
-        images: (n, channels, height, width), on the model's device, in [0, 1].
-        samples: draws of x'_0 and z for each image.
+    Args, beside those of `elbo`:
         extra_corruptions: K, at least 0, fresh ones for every draw.
         noise: the corruption, a layer with `corrupt`; None takes the model's.
-        batch_size: images at a time.
-
-    Returns:
-        The bound for each image, (n,), in nats.
 
     Raises:
-        TypeError, ValueError: an argument of a wrong type, rank, size or range; neither `noise` nor the model's.
+        TypeError, ValueError: as `elbo`; neither `noise` nor the model's.
 
-    Derived in the chapter "The denoising bound"; source: Im et al. (2017), with the order of the bounds put right, and
-    Yin and Zhou (2018) for K > 0.
+    Source: Im et al. (2017), with the order of the bounds put right; Yin and Zhou (2018) for K > 0.
     """
     layer = model.noise if noise is None else noise
     if layer is None:
@@ -126,22 +119,14 @@ def importance_weighted_bound(
     """Importance-weighted bound ln (1/K sum_k p(x, z_k) / q(z_k|x)), z_k from q(z|x), for K = `samples`.
 
     One draw of a random quantity: its mean is the evidence lower bound for K = 1 and rises to ln p(x) with K.
-
-    Args:
-        model: with a Gaussian code.
-        images: (n, channels, height, width), on the model's device, in [0, 1].
-        samples: K, codes for each image.
-        batch_size: images at a time.
+    Arguments and errors are those of `elbo`.
 
     Returns:
         One draw for each image, (n,), in nats, whose mean is the bound; its standard error is the spread of the weights
         carried through the logarithm to first order, sqrt(var(w) / K) / mean(w). That is at most 1, and too small where
         a few weights outweigh the others.
 
-    Raises:
-        TypeError, ValueError: an argument of a wrong type, rank, size or range.
-
-    Derived in the chapter "The evidence lower bound"; source: Burda et al. (2016).
+    Source: Burda et al. (2016).
     """
 
     def bound(batch: Tensor) -> Estimate:
@@ -181,8 +166,6 @@ def exact_log_likelihood(
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, rank, size or range; a code of another size.
-
-    Derived in the chapter "The evidence lower bound".
     """
     check_image_values("images", check_image_shape("images", images))
     check_integer("nodes", nodes, 2)

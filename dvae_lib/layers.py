@@ -1,7 +1,8 @@
 """The two layers between encoder and decoder: the Kullback-Leibler divergence and the sampler.
 
 Both take the encoder's `mean` and `log_variance`, shape (batch, code), of the posterior
-q(z|x) = N(mean, diag(exp(log_variance))). The prior is p(z) = N(0, I).
+q(z|x) = N(mean, diag(exp(log_variance))). The prior is p(z) = N(0, I). The chapters "The divergence layer" and
+"The sampler" derive them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
         TypeError: an argument is not a floating-point tensor.
         ValueError: an argument is not a matrix, or the shapes differ.
 
-    Derived in the chapter "The divergence layer"; source: Kingma and Welling (2014), appendix B.
+    Source: Kingma and Welling (2014), appendix B.
     """
     check_gaussian(mean, log_variance)
     # in float32 at least, as under autocast the inputs may have 8 bits
@@ -68,7 +69,7 @@ class KullbackLeiblerDivergence(nn.Module):
     Raises:
         TypeError, ValueError: `weight` is not a number, negative or not finite; in `forward`, as `gaussian_kl`.
 
-    Derived in the chapter "The divergence layer"; source: Stutz's article and Kingma and Welling (2014).
+    Source: Stutz's article and Kingma and Welling (2014).
     """
 
     def __init__(self, weight: float = 1.0) -> None:
@@ -100,7 +101,7 @@ class ReparameterizationSampler(nn.Module):
     Raises:
         TypeError, ValueError: in `forward`, as `gaussian_kl`.
 
-    Derived in the chapter "The sampler"; source: Kingma and Welling (2014), section 2.4.
+    Source: Kingma and Welling (2014), section 2.4.
     """
 
     def __init__(self, generator: torch.Generator | None = None) -> None:

@@ -35,7 +35,7 @@ class VariationalAutoencoder(nn.Module):
     Raises:
         TypeError, ValueError: in `forward`, `encode` and `decode`, an input of a wrong type, rank or size.
 
-    Assembled in the chapter "The model"; source: Kingma and Welling (2014), Im et al. (2017), Stutz's article.
+    Source: Kingma and Welling (2014), Im et al. (2017), Stutz's article.
     """
 
     def __init__(
@@ -84,11 +84,9 @@ class VariationalAutoencoder(nn.Module):
 
 
 class GaussianHeads(nn.Module):
-    """Two linear maps from features to the posterior's mean and log-variance.
+    """Two linear maps from features to the posterior's mean and log-variance (Kingma and Welling, 2014, appendix C.2).
 
     `forward(features)`, (n, feature_size), returns (mean, log_variance), each (n, latent_size).
-
-    Assembled in the chapter "The model"; source: Kingma and Welling (2014), appendix C.2.
     """
 
     def __init__(self, feature_size: int, latent_size: int) -> None:
@@ -121,7 +119,7 @@ def mlp_vae(
     Raises:
         TypeError, ValueError: a size is not an integer of at least 1, or `image_shape` has not three of them.
 
-    Assembled in the chapter "The model"; source: the listing of Stutz's article.
+    Source: the listing of Stutz's article.
     """
     if not isinstance(image_shape, Sequence) or len(image_shape) != 3:
         raise ValueError(f"image_shape must be (channels, height, width), got {image_shape!r}")

@@ -54,8 +54,6 @@ class BernoulliNoise(_PixelNoise):
 
     Raises:
         TypeError, ValueError: `p` is not a number or outside [0, 1]; `images` is not a floating-point tensor.
-
-    Developed in the chapter "The noise layer"; source: the corruption of Stutz's article.
     """
 
     def corrupt(self, images: Tensor) -> Tensor:
@@ -65,8 +63,7 @@ class BernoulliNoise(_PixelNoise):
 class MaskingNoise(_PixelNoise):
     """Set each entry to 0 independently with probability `p`.
 
-    Arguments and errors are those of `BernoulliNoise`. Developed in the chapter "The noise layer"; source:
-    Vincent et al. (2008).
+    Arguments and errors are those of `BernoulliNoise`. Source: Vincent et al. (2008).
     """
 
     def corrupt(self, images: Tensor) -> Tensor:
@@ -78,8 +75,7 @@ class SaltAndPepperNoise(_PixelNoise):
     """Replace each entry, independently with probability `p`, by 0 or 1 with equal probability.
 
     A replaced binary entry keeps its value half of the time, so that a fraction p / 2 of the entries changes.
-    Arguments and errors are those of `BernoulliNoise`. Developed in the chapter "The noise layer"; source:
-    Vincent et al. (2010).
+    Arguments and errors are those of `BernoulliNoise`. Source: Vincent et al. (2010).
     """
 
     def corrupt(self, images: Tensor) -> Tensor:
@@ -90,14 +86,7 @@ class SaltAndPepperNoise(_PixelNoise):
 class GaussianNoise(_Noise):
     """Add independent normal noise, x' = x + std * eps, eps ~ N(0, 1); the result may leave [0, 1].
 
-    Args:
-        std: the standard deviation, at least 0, in units of the pixel's value.
-        generator: the source of the noise, on the device of the images; None takes PyTorch's default generator.
-
-    Raises:
-        TypeError, ValueError: `std` is not a number, negative or not finite; `images` is not floating-point.
-
-    Developed in the chapter "The noise layer"; source: Im et al. (2017).
+    `std`, at least 0, is in units of the pixel's value; the rest is as for `BernoulliNoise`. Source: Im et al. (2017).
     """
 
     def __init__(self, std: float, generator: torch.Generator | None = None) -> None:

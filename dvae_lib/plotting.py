@@ -1,7 +1,8 @@
 """Pictures: grids of images, the manifold of decoded codes, and the protocol of a run.
 
 All draw with matplotlib on the axes or figure that they return, in a palette that colour-blind readers can tell
-apart (Okabe and Ito). `use_book_style` sets what the book's figures share.
+apart (Okabe and Ito). `use_book_style` sets what the book's figures share. Source of the manifold: the figure of
+Stutz's article, in the chapter "The manifold".
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dvae_lib._checks import check_image_shape, check_integer, check_number
-from dvae_lib.models import VariationalAutoencoder
 from dvae_lib.configuration import Protocol
+from dvae_lib.models import VariationalAutoencoder
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -54,8 +55,6 @@ def image_grid(images: Tensor, columns: int, padding: int = 1) -> Tensor:
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, rank or range.
-
-    Used throughout the book, first in the chapter "The data".
     """
     check_image_shape("images", images)
     check_integer("columns", columns)
@@ -84,8 +83,6 @@ def latent_grid(size: int = 20, limit: float = 0.95) -> Tensor:
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or out of range.
-
-    Used in the chapter "The manifold"; source: the figure of Stutz's article.
     """
     axis = torch.linspace(-check_number("limit", limit, 0), limit, check_integer("size", size))
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")  # rows from the top, columns
@@ -107,8 +104,6 @@ def show_manifold(model: VariationalAutoencoder, axes: Axes | None = None, size:
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or out of range; a model with another code.
-
-    Used in the chapter "The manifold"; source: the figure of Stutz's article.
     """
     if check_number("limit", limit, 0) == 0:
         raise ValueError("limit must be greater than 0, got 0")
@@ -134,8 +129,6 @@ def plot_protocol(protocols: Mapping[str, Protocol] | Protocol, window: int = 50
 
     Raises:
         TypeError, ValueError: `window` is not an integer of at least 1; `protocols` holds no protocol.
-
-    Used in the chapter "The training loop".
     """
     check_integer("window", window)
     if not isinstance(protocols, Protocol | Mapping):

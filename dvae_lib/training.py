@@ -77,7 +77,7 @@ def train(
         if state is not None:
             run.load(state)
         done = reported = written = run.done
-        step = partial(training_step, run)
+        step: Callable[[], None] = partial(training_step, run)
         if run.captured:
             step = CapturedStep(step, run.device, run.generators)
         how = f"{run.precision}, captured" if run.captured else run.precision

@@ -17,8 +17,6 @@ def verify_close(what: str, value: Tensor | float, reference: Tensor | float, to
 
     Raises:
         AssertionError: an entry differs by more, is not a number, or the shapes differ.
-
-    Used throughout the book.
     """
     value, reference = _as_double(value), _as_double(reference)
     if value.shape != reference.shape:
@@ -42,8 +40,6 @@ def verify_mean(what: str, samples: Tensor, reference: Tensor | float, errors: f
 
     Raises:
         AssertionError: an entry's mean is further away, is not a number, or the shapes differ.
-
-    Used throughout the book.
     """
     samples, reference = _as_double(samples), _as_double(reference)
     if samples.shape[1:] != reference.shape:

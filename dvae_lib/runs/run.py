@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -29,7 +30,8 @@ class Run:
     """
 
     def __init__(self, model: nn.Module, images: Tensor, config: TrainingConfig, device: torch.device) -> None:
-        self.model, self.config, self.device = model, config, device
+        self.model: Any = model
+        self.config, self.device = config, device
         self.rank, self.processes = process_rank()
         self.precision = effective_precision(config.precision, device)
         self.captured = may_capture(model, config, device)
