@@ -107,7 +107,7 @@ def training_step(run: Run) -> None:
     The objective is summed over the batch, in nats; the row is per image. Nothing here waits for the device.
     """
     model, optimizer = run.model, run.optimizer
-    drop_graphs(model)  # of a pass outside of the run
+    drop_graphs(run.modules)  # of a pass outside of the run
     size = run.config.batch_size // run.processes
     index = torch.randint(len(run.images), (size,), generator=run.generator, device=run.device)
     batch = run.images[index]  # (n, channels, height, width)
@@ -128,7 +128,7 @@ def training_step(run: Run) -> None:
     row = torch.stack([*losses, mean.mean(), log_variance_std, log_variance_mean, learning_rate])
     run.rows.index_copy_(0, run.step, row.unsqueeze(0).to(run.rows.dtype))  # (6,) -> (1, 6)
     run.step += 1
-    drop_graphs(model)
+    drop_graphs(run.modules)
 
 
 def _check_arguments(model: object, images: object, config: object, on_report: object) -> None:

@@ -7,7 +7,7 @@ numbers, which stay as they were when it was made.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -74,16 +74,17 @@ def replay(operations: list[Operation]) -> None:
                 kept.copy_(result)
 
 
-def drop_graphs(model: nn.Module) -> None:
-    """Detach what the model's layers keep of their last pass, so that nothing holds its graph alive.
+def drop_graphs(modules: Iterable[nn.Module]) -> None:
+    """Detach what these layers keep of their last pass, so that nothing holds its graph alive.
 
     A graph holds nodes that belong to the parameters and to the stream on which it was made; a capture on another
     stream that meets these nodes is refused by CUDA.
     """
-    for module in model.modules():
-        for name, value in vars(module).items():
+    for module in modules:
+        kept = vars(module)
+        for name, value in kept.items():
             if isinstance(value, Tensor) and value.grad_fn is not None:
-                vars(module)[name] = value.detach()
+                kept[name] = value.detach()
 
 
 def carries_hooks(model: nn.Module) -> bool:

@@ -31,6 +31,7 @@ class Run:
 
     def __init__(self, model: nn.Module, images: Tensor, config: TrainingConfig, device: torch.device) -> None:
         self.model: Any = model
+        self.modules = list(model.modules())
         self.config, self.device = config, device
         self.rank, self.processes = process_rank()
         self.precision = effective_precision(config.precision, device)
@@ -76,7 +77,7 @@ class Run:
             torch._foreach_copy_(self._weights(), self.good)
             raise
         finally:
-            drop_graphs(self.model)
+            drop_graphs(self.modules)
             self.model.eval()
 
     def state(self) -> dict[str, Tensor]:
