@@ -107,14 +107,6 @@ def test_weight_moves_as_adam_says(schedule):
     assert model.weight.item() == pytest.approx(weight, rel=1e-5)
 
 
-@pytest.mark.parametrize(("value", "sign"), [(1.0, 1), (0.0, -1)])
-def test_first_step_moves_by_the_learning_rate(value, sign):
-    """Adam's first step is lr times the sign of the gradient: up for white images, down for black ones."""
-    model = OneWeight()
-    run(model, short(steps=1, learning_rate=0.03), torch.full((3, 1, 2, 2), value))
-    assert model.weight.item() == pytest.approx(sign * 0.03, rel=1e-5)
-
-
 def test_gradient_is_that_of_the_sum_over_the_batch():
     """8 images of 4 white pixels, each with the gradient sigmoid(0) - 1: Adam itself hardly sees the factor."""
     model, gradients = OneWeight(), []
@@ -123,25 +115,12 @@ def test_gradient_is_that_of_the_sum_over_the_batch():
     assert gradients == [-16]
 
 
-def test_reconstruction_of_an_undecided_model_is_ln_2_a_pixel():
-    protocol = run(OneWeight(), short(steps=1), torch.ones(3, 1, 2, 2))
-    assert protocol.reconstruction[0] == pytest.approx(4 * math.log(2))
-
-
 def test_training_reduces_the_loss():
     """From 36 ln 2 = 25 nats, an undecided model's, to less than the 16.2 of the best constant picture."""
     protocol = run(tiny(hidden_size=32), short(steps=200, batch_size=16))
     loss = protocol.reconstruction + protocol.kl
     assert loss[0] > 24.5
     assert loss[-20:].mean() < 15
-
-
-def test_one_call_trains_plain_and_denoising_models():
-    """Same weights and seed: what differs is the corruption alone."""
-    plain, denoising = tiny(), tiny(BernoulliNoise(0.1))
-    protocols = [run(model, short(steps=80)) for model in (plain, denoising)]
-    assert all(protocol.reconstruction[-20:].mean() < 0.8 * protocol.reconstruction[0] for protocol in protocols)
-    assert not torch.equal(plain.encoder[1].weight, denoising.encoder[1].weight)
 
 
 def test_weight_of_the_divergence_counts():
@@ -161,16 +140,6 @@ def test_images_take_the_dtype_of_the_model(dtype):
     assert_same_weights(model, weights(expected))
 
 
-def test_grey_images_are_allowed():
-    assert np.isfinite(run(tiny(), images=torch.rand(5, 1, 6, 6)).reconstruction).all()
-
-
-def test_images_are_left_alone():
-    images = bars()
-    run(tiny(BernoulliNoise(0.5)), images=images)
-    assert torch.equal(images, bars())
-
-
 def test_model_ends_in_eval_mode_and_without_being_replaced():
     model = tiny()
     before = list(model.parameters())
@@ -178,13 +147,6 @@ def test_model_ends_in_eval_mode_and_without_being_replaced():
     assert not model.training
     assert not any(module.training for module in model.modules())
     assert all(a is b for a, b in zip(model.parameters(), before, strict=True))
-
-
-def test_noise_is_on_while_training():
-    model, modes = tiny(BernoulliNoise(0.1)).eval(), []
-    model.noise.register_forward_hook(lambda module, *_: modes.append(module.training))
-    run(model)
-    assert modes == [True] * 10
 
 
 # reproducibility
@@ -195,15 +157,6 @@ def test_one_seed_one_result():
     protocols = run(first), run(second)
     assert_same_weights(first, weights(second))
     assert np.array_equal(protocols[0].to_numpy(), protocols[1].to_numpy())
-
-
-def test_the_callers_seed_does_not_matter():
-    first, second = tiny(), tiny()
-    torch.manual_seed(1)
-    run(first)
-    torch.manual_seed(2)
-    run(second)
-    assert_same_weights(first, weights(second))
 
 
 def test_another_seed_another_result():
@@ -219,22 +172,6 @@ def test_reports_change_nothing(report_every):
     protocols = run(expected), run(model, short(report_every=report_every))
     assert_same_weights(model, weights(expected))
     assert np.array_equal(protocols[0].to_numpy(), protocols[1].to_numpy())
-
-
-@pytest.mark.parametrize("end", ["regular", "interrupted", "failed"])
-def test_the_callers_random_state_is_given_back(end):
-    model = tiny()
-    if end == "interrupted":
-        at_pass(model, 3, interrupt)
-    elif end == "failed":
-        at_pass(model, 3, lambda logits: logits * math.nan)
-    torch.manual_seed(99)
-    before = torch.get_rng_state()
-    try:
-        run(model)
-    except FloatingPointError:
-        assert end == "failed"
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 # the configuration
@@ -262,11 +199,6 @@ def test_configuration_for_a_laptop():
     assert TrainingConfig.quick() == dataclasses.replace(TrainingConfig.article(), **changes)
 
 
-def test_configuration_is_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        TrainingConfig().steps = 3
-
-
 @pytest.mark.parametrize(("step", "rate"), [(0, 1e-3), (1, 1e-3 / 1.0001), (10_000, 5e-4), (30_000, 2.5e-4)])
 def test_learning_rate_of_the_article(step, rate):
     assert TrainingConfig.article().learning_rate_at(step) == pytest.approx(rate, rel=1e-12)
@@ -290,11 +222,6 @@ def test_learning_rates_fall_and_stay_positive(steps, schedule, rate, decay):
     assert rates[0] == pytest.approx(rate)
     assert all(later < earlier for earlier, later in itertools.pairwise(rates))
     assert rates[-1] > 0
-
-
-def test_learning_rate_without_decay_is_constant():
-    config = TrainingConfig(steps=9, decay=0)
-    assert {config.learning_rate_at(step) for step in range(9)} == {1e-3}
 
 
 @pytest.mark.parametrize("schedule", ["inverse_time", "cosine"])
@@ -363,33 +290,6 @@ def test_protocol_is_taken_before_the_update():
     assert protocol.log_variance_mean[0] == pytest.approx(log_variance.mean().item(), rel=1e-4)
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum().item()
     assert protocol.kl[0] == pytest.approx(kl, rel=1e-4)
-
-
-# Ctrl-C
-
-
-@pytest.mark.parametrize("step", [0, 1, 4, 9])
-def test_interrupted_at_a_step(step):
-    """As many rows as steps were made, the model in eval mode with the weights of just those steps."""
-    uninterrupted, model = tiny(), tiny()
-    at_pass(model, step, interrupt)
-    protocol = run(model)
-    assert len(protocol) == step
-    assert not model.training
-    expected = weights(uninterrupted)
-    if step:
-        rows = run(uninterrupted, short(steps=step)).to_numpy()
-        assert np.array_equal(protocol.to_numpy(), rows)
-        expected = weights(uninterrupted)
-    assert_same_weights(model, expected)
-
-
-def test_interrupted_run_says_so(monkeypatch, capsys):
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    model = tiny()
-    at_pass(model, 5, interrupt)
-    run(model, progress=True)
-    assert "interrupted after 5 steps" in capsys.readouterr().err
 
 
 # numbers that are not finite
@@ -512,44 +412,10 @@ def test_precision_is_that_of_the_matrix_products(any_processor, precision, dtyp
     assert seen == {dtype}
 
 
-@pytest.fixture
-def matmul_precision():
-    """A setting of the caller's that is none of the library's."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    yield "medium"
-    torch.set_float32_matmul_precision(before)
-
-
-@pytest.mark.parametrize(("precision", "expected"), [("float32", "highest"), ("tf32", "high"), ("bfloat16", "highest")])
-def test_matmul_precision_is_set_for_the_run_and_given_back(matmul_precision, precision, expected):
-    model, seen = tiny(), set()
-    model.decoder.register_forward_hook(lambda *_: seen.add(torch.get_float32_matmul_precision()))
-    run(model, short(precision=precision))
-    assert seen == {expected}
-    assert torch.get_float32_matmul_precision() == matmul_precision
-
-
-def test_matmul_precision_is_given_back_after_a_failure(matmul_precision):
-    model = tiny()
-    at_pass(model, 3, lambda logits: logits * math.nan)
-    with pytest.raises(FloatingPointError):
-        run(model)
-    assert torch.get_float32_matmul_precision() == matmul_precision
-
-
 @pytest.mark.parametrize(("found", "expected"), [(None, "cpu"), (torch.device("meta"), "meta")])
 def test_default_device(monkeypatch, found, expected):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
     assert default_device() == torch.device(expected)
-
-
-@pytest.mark.parametrize(("device", "asked"), [(None, 1), ("cpu", 0)])
-def test_train_asks_for_the_default_device_only_if_none_is_given(monkeypatch, device, asked):
-    calls = []
-    monkeypatch.setattr(dvae_lib.training, "default_device", lambda: calls.append(1) or torch.device("cpu"))
-    run(tiny(), device=device)
-    assert len(calls) == asked
 
 
 # bad arguments
@@ -612,29 +478,6 @@ def test_a_code_of_one_entry_and_a_batch_of_one_image():
     assert not run(model, short(batch_size=1)).log_variance_std.any()
 
 
-def test_interrupted_after_the_loss_stopped_being_finite():
-    """Between two reports: the failure is not hidden by Ctrl-C."""
-    model, good = tiny(), tiny()
-    at_pass(model, 5, lambda logits: logits * math.nan)
-    calls = iter(range(100))
-
-    def late(*_):
-        if next(calls) == 6:
-            raise KeyboardInterrupt
-
-    model.register_forward_pre_hook(late)
-    with pytest.raises(FloatingPointError, match="the loss stopped being finite at step 5"):
-        run(model)
-    run(good, short(steps=4))
-    assert_same_weights(model, weights(good))
-
-
 def test_model_without_parameters():
     with pytest.raises(ValueError, match="model must have parameters to train, got Flatten"):
         run(nn.Flatten())
-
-
-@pytest.mark.parametrize(("seed", "error"), [(0.5, TypeError), (True, TypeError), (-1, ValueError)])
-def test_seed_is_an_integer(seed, error):
-    with pytest.raises(error, match="seed must be "):
-        TrainingConfig(seed=seed)
