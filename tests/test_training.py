@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import bars, interrupt, run, short, tiny
+from runs import StoppedError, bars, interrupt, run, short, stop, tiny
 from torch import nn
 from torch.nn.functional import logsigmoid
 
@@ -56,7 +56,8 @@ class OneWeight(nn.Module):
 def reference(model, images, config):
     """The same run in plain autograd with plain Adam, the losses written out: the rows of its protocol."""
     torch.manual_seed(config.seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=False, foreach=False)
+    decay, start = {"weight_decay": config.weight_decay}, config.learning_rate
+    optimizer = torch.optim.AdamW(model.parameters(), lr=start, fused=False, foreach=False, **decay)
     rows = []
     for step in range(config.steps):
         clean = images[torch.randint(len(images), (config.batch_size,))]
@@ -71,7 +72,8 @@ def reference(model, images, config):
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        (kl - log_likelihood).backward()
+        factor = 1 if step >= config.kl_warm_up else step / config.kl_warm_up
+        (factor * kl - log_likelihood).backward()
         optimizer.step()
         n = config.batch_size
         a = log_variance.detach().numpy()
@@ -79,9 +81,10 @@ def reference(model, images, config):
     return np.array(rows)
 
 
+@pytest.mark.parametrize("changes", [{}, {"kl_warm_up": 8}, {"weight_decay": 0.5}], ids=str)
 @pytest.mark.parametrize("noise", [None, BernoulliNoise(0.2)])
-def test_run_equals_the_reference_loop(noise):
-    config = short(steps=20, seed=3, decay=0.05)
+def test_run_equals_the_reference_loop(noise, changes):
+    config = short(steps=20, seed=3, decay=0.05, **changes)
     ours, theirs = tiny(noise), tiny(noise)
     protocol = run(ours, config)
     rows = reference(theirs, bars(), config)
@@ -90,10 +93,11 @@ def test_run_equals_the_reference_loop(noise):
         torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.7])
 @pytest.mark.parametrize("schedule", ["inverse_time", "cosine"])
-def test_weight_moves_as_adam_says(schedule):
+def test_weight_moves_as_adam_says(schedule, weight_decay):
     """Adam by hand, with the scheduled rate at each step; the gradient is -pixels (1 - sigmoid(weight))."""
-    config = TrainingConfig(steps=6, batch_size=4, learning_rate=0.1, schedule=schedule, decay=0.5)
+    config = TrainingConfig(6, 4, learning_rate=0.1, schedule=schedule, decay=0.5, weight_decay=weight_decay)
     model = OneWeight()
     run(model, config, torch.ones(3, 1, 2, 2))
     weight = first = second = 0.0
@@ -103,7 +107,7 @@ def test_weight_moves_as_adam_says(schedule):
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         unbiased = first / (1 - 0.9 ** (t + 1)), second / (1 - 0.999 ** (t + 1))
-        weight -= rate * unbiased[0] / (math.sqrt(unbiased[1]) + 1e-8)
+        weight -= rate * (weight_decay * weight + unbiased[0] / (math.sqrt(unbiased[1]) + 1e-8))
     assert model.weight.item() == pytest.approx(weight, rel=1e-5)
 
 
@@ -184,6 +188,8 @@ def test_configuration_of_the_article():
         "learning_rate": 1e-3,
         "schedule": "inverse_time",
         "decay": 1e-4,
+        "weight_decay": 0.0,
+        "kl_warm_up": 0,
         "precision": "float32",
         "hidden_size": 1152,
         "seed": 0,
@@ -224,6 +230,14 @@ def test_learning_rates_fall_and_stay_positive(steps, schedule, rate, decay):
     assert rates[-1] > 0
 
 
+@pytest.mark.parametrize(
+    ("warm_up", "factors"), [(0, [1, 1, 1, 1]), (1, [0, 1, 1, 1]), (4, [0, 0.25, 0.5, 0.75, 1, 1])]
+)
+def test_factor_of_the_divergence_rises_from_0_to_1(warm_up, factors):
+    config = TrainingConfig(kl_warm_up=warm_up)
+    assert [config.kl_weight_at(step) for step in range(len(factors))] == factors
+
+
 @pytest.mark.parametrize("schedule", ["inverse_time", "cosine"])
 def test_learning_rates_are_in_the_protocol(schedule):
     config = short(schedule=schedule, decay=0.3)
@@ -246,6 +260,10 @@ def test_learning_rates_are_in_the_protocol(schedule):
         ({"learning_rate": -1e-3}, ValueError, "learning_rate must be .*, got -0.001"),
         ({"learning_rate": math.inf}, ValueError, "learning_rate must be .*, got inf"),
         ({"learning_rate": "1e-3"}, TypeError, "learning_rate must be a number, got str '1e-3'"),
+        ({"weight_decay": -1}, ValueError, "weight_decay must be finite and at least 0, got -1"),
+        ({"weight_decay": "0"}, TypeError, "weight_decay must be a number, got str '0'"),
+        ({"kl_warm_up": -1}, ValueError, "kl_warm_up must be at least 0, got -1"),
+        ({"kl_warm_up": 0.5}, TypeError, "kl_warm_up must be an integer, got float 0.5"),
         ({"decay": -1}, ValueError, "decay must be finite and at least 0, got -1"),
         ({"decay": math.nan}, ValueError, "decay must be finite and at least 0, got nan"),
         ({"seed": -1}, ValueError, "seed must be .*at least 0, got -1"),
@@ -290,6 +308,84 @@ def test_protocol_is_taken_before_the_update():
     assert protocol.log_variance_mean[0] == pytest.approx(log_variance.mean().item(), rel=1e-4)
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum().item()
     assert protocol.kl[0] == pytest.approx(kl, rel=1e-4)
+
+
+# reports, and who ends a run
+
+
+def test_reports_come_in_time_with_the_rows_since_the_last():
+    heard = []
+    protocol = run(tiny(), on_report=lambda *report: heard.append(report))
+    assert [done for done, _ in heard] == [4, 8, 10]
+    assert all(isinstance(rows, Protocol) for _, rows in heard)
+    assert np.array_equal(np.concatenate([rows.to_numpy() for _, rows in heard]), protocol.to_numpy())
+
+
+@pytest.mark.parametrize("answer", [True, np.True_, 1])
+def test_whoever_has_seen_enough_ends_the_run(answer):
+    """With whole steps: the rows and the weights of a run of just so many."""
+    model, expected = tiny(), tiny()
+    protocol = run(model, on_report=lambda done, rows: done >= 8 and answer)
+    rows = run(expected, short(steps=8)).to_numpy()
+    assert np.array_equal(protocol.to_numpy(), rows)
+    assert_same_weights(model, weights(expected))
+    assert not model.training
+
+
+@pytest.mark.parametrize(("step", "end"), [(0, 4), (3, 4), (4, 8), (9, 10)])
+def test_ctrl_c_ends_the_run_at_the_next_report(step, end):
+    """Pressed in the course of a step, it waits: no step is left half done."""
+    model, expected, heard = tiny(), tiny(), []
+    at_pass(model, step, interrupt)
+    protocol = run(model, on_report=lambda done, _: heard.append(done))
+    assert len(protocol) == end
+    assert heard[-1] == end
+    assert np.array_equal(protocol.to_numpy(), run(expected, short(steps=end)).to_numpy())
+    assert_same_weights(model, weights(expected))
+    assert not model.training
+
+
+def test_a_second_ctrl_c_is_not_kept():
+    """It ends the run at once, and the model holds the weights of the last report: of whole steps, again."""
+    model, expected = tiny(), tiny()
+    at_pass(model, 5, lambda logits: (interrupt(), interrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run(model)
+    run(expected, short(steps=4))
+    assert_same_weights(model, weights(expected))
+
+
+@pytest.mark.parametrize(("step", "report"), [(2, 0), (5, 4)])
+def test_an_error_undoes_what_was_done_since_the_last_report(step, report):
+    """Also that which comes when Adam has changed one half of the weights."""
+    model, expected = tiny(), tiny()
+
+    def spoil_and_stop(_):
+        with torch.no_grad():
+            model.encoder[1].weight.zero_()
+        stop()
+
+    at_pass(model, step, spoil_and_stop)
+    with pytest.raises(StoppedError):
+        run(model)
+    if report:
+        run(expected, short(steps=report))
+    assert_same_weights(model, weights(expected))
+    assert not model.training
+
+
+@pytest.mark.parametrize("on_report", [3, "print"])
+def test_listener_of_wrong_type(on_report):
+    with pytest.raises(TypeError, match=f"on_report must be callable or None, got {type(on_report).__name__}"):
+        run(tiny(), on_report=on_report)
+
+
+def test_a_run_that_ended_early_says_so(monkeypatch, capsys):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    run(tiny(), progress=True, on_report=lambda done, _: done == 8)
+    assert "ended after 8 steps" in capsys.readouterr().err
+    run(tiny(), progress=True)
+    assert "ended after" not in capsys.readouterr().err
 
 
 # numbers that are not finite
@@ -412,6 +508,17 @@ def test_precision_is_that_of_the_matrix_products(any_processor, precision, dtyp
     assert seen == {dtype}
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_callers_autocast_changes_nothing(any_processor, precision):
+    """PyTorch's cache of cast weights lives until the caller's context ends, longer than the weights that it holds."""
+    outside, inside = tiny(), tiny()
+    rows = run(outside, short(precision=precision))
+    with torch.autocast("cpu", torch.bfloat16):
+        protocol = run(inside, short(precision=precision))
+    assert np.array_equal(protocol.to_numpy(), rows.to_numpy())
+    assert_same_weights(inside, weights(outside))
+
+
 @pytest.mark.parametrize(("found", "expected"), [(None, "cpu"), (torch.device("meta"), "meta")])
 def test_default_device(monkeypatch, found, expected):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
@@ -433,7 +540,7 @@ def with_pixel(value):
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (IMAGES[:, 0], ValueError, r"images must have shape \(n, channels, height, width\), got \(12, 6, 6\)"),
+        (IMAGES[:, 0], ValueError, r"images must have shape \(n, 1, 6, 6\), got \(12, 6, 6\)"),
         (IMAGES[..., :5], ValueError, r"images must have shape \(n, 1, 6, 6\), got \(12, 1, 6, 5\)"),
         (IMAGES[:0], ValueError, r"images must hold at least one image, got shape \(0, 1, 6, 6\)"),
         (with_pixel(1.5), ValueError, r"images must lie in \[0, 1\], got values from 0 to 1.5"),

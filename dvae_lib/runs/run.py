@@ -71,7 +71,12 @@ class Run:
             self.forward = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.good = [weight.clone() for weight in self._weights()]
         try:
-            with lent(self.generator, self.model), matmul_precision(self.precision):
+            # a caller's autocast ends here; that of the step is its own
+            with (
+                lent(self.generator, self.model),
+                matmul_precision(self.precision),
+                torch.autocast(self.device.type, enabled=False),
+            ):
                 yield
         except BaseException:
             torch._foreach_copy_(self._weights(), self.good)
