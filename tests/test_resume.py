@@ -155,28 +155,16 @@ def test_draws_go_on_where_they_were(path):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_file_at_the_end_does_not_tell_the_interruption(path, tmp_path):
-    """Adam's moments and the random states, too, are those of the run that was never stopped."""
-    stopped_run(path)
-    run(denoising(seed=7), checkpoint=path)
-    run(denoising(), checkpoint=tmp_path / "other.safetensors")
-    (tensors, metadata), (others, other_metadata) = contents(path), contents(tmp_path / "other.safetensors")
-    assert same(tensors, others)
-    assert metadata == other_metadata
-
-
-@pytest.mark.parametrize("step", [2, 6])
-def test_interrupted_and_called_again(path, step):
-    """Ctrl-C: the rows of all steps made are returned, the file holds those of the last checkpoint."""
-    model, expected = denoising(), denoising()
+@pytest.mark.parametrize(("step", "end"), [(2, 4), (6, 8)])
+def test_interrupted_and_called_again(path, step, end):
+    """Ctrl-C: the file holds all steps that were made, up to the next report, whenever a checkpoint was due."""
+    model, expected, again = denoising(), denoising(), denoising(seed=7)
     at_pass(model, step, interrupt)
-    protocol = run(model, short(checkpoint_every=4), checkpoint=path)
-    rows = run(expected)
-    assert np.array_equal(protocol.to_numpy(), rows.to_numpy()[:step])
-    again = next_model(path, denoising)
-    steps = count_steps(again)
+    protocol = run(model, checkpoint=path)
+    rows, steps = run(expected), count_steps(again)
+    assert np.array_equal(protocol.to_numpy(), rows.to_numpy()[:end])
     assert_ends_alike(again, run(again, checkpoint=path), expected, rows)
-    assert len(steps) == (10 if step < 4 else 6)
+    assert len(steps) == 10 - end
 
 
 def test_reports_and_checkpoints_may_come_at_other_steps(saved):
@@ -209,36 +197,6 @@ def test_layers_that_are_not_trained(path):
     assert_ends_alike(model, run(model, checkpoint=path), expected, run(expected))
 
 
-def test_resumed_model_is_trained_in_place(saved):
-    model = denoising(seed=7)
-    before = list(model.parameters())
-    run(model, checkpoint=saved)
-    assert all(a is b for a, b in zip(model.parameters(), before, strict=True))
-
-
-def test_noise_is_on_after_a_resumption(saved):
-    model, modes = denoising().eval(), []
-    model.noise.register_forward_hook(lambda module, *_: modes.append(module.training))
-    run(model, checkpoint=saved)
-    assert modes == [True] * 6
-
-
-@pytest.mark.parametrize("end", ["regular", "stopped", "finished"])
-def test_the_callers_random_state_is_given_back(saved, end):
-    if end == "finished":
-        run(denoising(), checkpoint=saved)
-    model = denoising()
-    if end == "stopped":
-        at_pass(model, 1, stop)
-    torch.manual_seed(99)
-    before = torch.get_rng_state()
-    try:
-        run(model, checkpoint=saved)
-    except StoppedError:
-        assert end == "stopped"
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_a_failure_leaves_the_last_good_state(path):
     """The loss is lost in step 6: the file holds the first four steps, and a run without that fault goes on."""
     model, expected, again = denoising(), denoising(), denoising(seed=7)
@@ -263,23 +221,13 @@ def test_a_failure_after_a_resumption_names_step_and_weights(saved):
 def test_progress_bar_goes_on(saved, monkeypatch, capsys):
     """It starts at 4 x 8 images, and its first losses are the means of the rows since then."""
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    protocol = run(denoising(), checkpoint=saved, progress=True)
-    bars_shown = capsys.readouterr().err.replace("\n", "").split("\r")
-    assert " 32.0/80.0 " in next(text for text in bars_shown if text.strip())
-    assert " 80.0/80.0 " in bars_shown[-1]
-    assert f"reconstruction={protocol.reconstruction[8:].mean():.2f}" in bars_shown[-1]
-
-
-def test_speed_is_that_of_the_steps_made_now(saved, monkeypatch, capsys):
-    """In the first report after a resumption: the mean of steps 4 .. 7, and not of all eight."""
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     model = denoising()
-    at_pass(model, 5, interrupt)
-    expected = run(denoising())
-    run(model, checkpoint=saved, progress=True)
-    last = capsys.readouterr().err.rsplit("\r", 1)[-1]
-    assert " 64.0/80.0 " in last
-    assert f"reconstruction={expected.reconstruction[4:8].mean():.2f}" in last
+    at_pass(model, 1, interrupt)
+    protocol = run(model, checkpoint=saved, progress=True)
+    bars_shown = [text for text in capsys.readouterr().err.replace("\n", "").split("\r") if text.strip()]
+    assert " 32.0/80.0 " in bars_shown[0]
+    assert " 64.0/80.0 " in bars_shown[-1]
+    assert f"reconstruction={protocol.reconstruction[4:].mean():.2f}" in bars_shown[-1]
 
 
 # the file
@@ -290,9 +238,9 @@ def written(monkeypatch):
     """The numbers of steps at which a file was written."""
     steps, write = [], dvae_lib.runs.files.write
 
-    def spy(path, tensors, metadata):
-        write(path, tensors, metadata)
-        steps.append(len(tensors["rows"]))
+    def spy(path, tensors, descriptions):
+        write(path, tensors, descriptions)
+        steps.append(len(tensors["run/rows"]))
 
     monkeypatch.setattr(dvae_lib.runs.files, "write", spy)
     return steps
@@ -332,32 +280,28 @@ def test_without_checkpoint_nothing_is_written(tmp_path, written, monkeypatch):
 
 def test_file_holds_what_the_remaining_steps_depend_on(path):
     """After the first of two steps, Adam's moments are a tenth of the gradient and a thousandth of its square."""
-    model, gradients, states = tiny(), {}, []
+    model, gradients = tiny(), {}
     for name, parameter in model.named_parameters():
         parameter.register_hook(lambda gradient, name=name: gradients.setdefault(name, gradient.clone()))
     at_pass(model, 1, stop)
-    model.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()))
     config = short(2, report_every=1, checkpoint_every=1)
     with pytest.raises(StoppedError):
         run(model, config, checkpoint=path)
     tensors, _ = contents(path)
-    assert same({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}, weights(model))
+    assert same({name: tensor for name, tensor in tensors.items() if not name.startswith("run/")}, weights(model))
     for name, gradient in gradients.items():
-        torch.testing.assert_close(tensors[f"optimizer.{name}.exp_avg"], 0.1 * gradient)
-        torch.testing.assert_close(tensors[f"optimizer.{name}.exp_avg_sq"], 0.001 * gradient**2)
-        assert tensors[f"optimizer.{name}.step"] == 1
-    assert tensors["rows"].shape == (1, 6)
+        torch.testing.assert_close(tensors[f"run/optimizer/{name}/exp_avg"], 0.1 * gradient)
+        torch.testing.assert_close(tensors[f"run/optimizer/{name}/exp_avg_sq"], 0.001 * gradient**2)
+        assert tensors[f"run/optimizer/{name}/step"] == 1
+    assert tensors["run/rows"].shape == (1, 6)
+    generator = torch.Generator().manual_seed(0)
+    torch.randint(12, (8,), generator=generator), torch.randn(8, 2, generator=generator)
+    assert torch.equal(tensors["run/random/0/0"], generator.get_state())
 
 
 def test_nothing_but_the_file_is_left(path):
     run(denoising(), checkpoint=path)
     assert os.listdir(path.parent) == [path.name]
-
-
-@pytest.mark.parametrize("as_path", [str, lambda path: path])
-def test_path_may_be_a_string(path, as_path):
-    expected = run(tiny(), checkpoint=as_path(path))
-    assert np.array_equal(run(tiny(seed=7), checkpoint=as_path(path)).to_numpy(), expected.to_numpy())
 
 
 def test_nothing_is_unpickled(saved, monkeypatch):
@@ -369,41 +313,17 @@ def test_nothing_is_unpickled(saved, monkeypatch):
     run(denoising(), checkpoint=saved)
 
 
-class Trap:
-    """An object whose unpickling creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.parametrize("dump", [pickle.dump, torch.save], ids=["pickle", "torch"])
-def test_pickle_is_refused_and_not_opened(path, dump):
-    trap = path.with_name("sprung")
-    with open(path, "wb") as file:
-        dump({"model": Trap(trap)}, file)
-    assert_refused(path, denoising(), message="run.safetensors is not a complete safetensors file")
-    assert not trap.exists()
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["full", "interrupted"])
 @pytest.mark.parametrize(
     ("module", "function"), [(os, "replace"), (os, "fsync"), (safetensors.torch, "save")], ids=lambda x: str(x)[:7]
 )
-def test_failure_while_writing_leaves_the_old_file(saved, monkeypatch, module, function, error):
+def test_failure_while_writing_leaves_the_old_file(saved, monkeypatch, module, function):
     def fail(*_, **__):
-        raise error
+        raise OSError("disk full")
 
     before = saved.read_bytes()
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
         patch.setattr(module, function, fail)
-        if isinstance(error, KeyboardInterrupt):
-            assert len(run(denoising(), short(checkpoint_every=4), checkpoint=saved)) == 8
-        else:
-            with pytest.raises(OSError, match="disk full"):
-                run(denoising(), short(checkpoint_every=4), checkpoint=saved)
+        run(denoising(), short(checkpoint_every=4), checkpoint=saved)
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]
     expected, model = denoising(), denoising(seed=7)
@@ -469,6 +389,8 @@ CHANGES = {
     "learning_rate": 0.02,
     "schedule": "cosine",
     "decay": 0.5,
+    "weight_decay": 0.1,
+    "kl_warm_up": 3,
     "precision": "tf32",
     "hidden_size": 13,
     "seed": 1,
@@ -485,14 +407,8 @@ def test_every_entry_of_the_configuration_is_decided():
 @pytest.mark.parametrize("training", [True, False])
 def test_another_configuration(saved, name, value, training):
     there = getattr(short(), name)
-    message = f"run.safetensors .* made with {name} = {there}, this one has {name} = {value}; remove the file"
+    message = f"run.safetensors does not fit: {name} is {there} in the file and {value} here"
     assert_refused(saved, denoising().train(training), short(**{name: value}), message=message)
-
-
-def test_finished_run_is_not_prolonged(path):
-    """More steps would be another schedule's."""
-    run(denoising(), checkpoint=path)
-    assert_refused(path, denoising(), short(steps=20), message="made with steps = 10, this one has steps = 20")
 
 
 def one_more(images):
@@ -510,18 +426,9 @@ def other_order(images):
     return images.flip(0)
 
 
-def other_place(images):
-    """One white pixel of one image moved by one, as between two squares."""
-    images = images.clone()
-    images[0, 0, 0] = images[0, 0, 0].roll(1)
-    images[0, 0, :, 0], images[0, 0, :, 1] = images[0, 0, :, 1].clone(), images[0, 0, :, 0].clone()
-    images[0, 0] = images[0, 0].t().clone()
-    return images
-
-
-@pytest.mark.parametrize("change", [one_more, one_pixel, other_order, other_place])
+@pytest.mark.parametrize("change", [one_more, one_pixel, other_order])
 def test_other_images(saved, change):
-    assert_refused(saved, denoising(), images=change(bars()), message="run.safetensors .* made with images = ")
+    assert_refused(saved, denoising(), images=change(bars()), message="run.safetensors does not fit: images is ")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -542,17 +449,42 @@ def test_grey_images_and_a_model_of_any_dtype(path, dtype):
     assert_ends_alike(model, run(model, config, images, checkpoint=path), expected, run(expected, config, images))
 
 
+def heavier():
+    model = denoising()
+    model.divergence.weight = 7.0
+    return model
+
+
+def another_sampler():
+    class Mean(nn.Module):
+        def forward(self, mean, log_variance):
+            return mean
+
+    model = denoising()
+    model.sampler = Mean()
+    return model
+
+
+def another_layer():
+    model = denoising()
+    model.decoder[1] = nn.Tanh()
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: tiny(), r"noise = BernoulliNoise\(p=0.2\), the model has noise = None"),
-        (lambda: tiny(BernoulliNoise(0.3)), r"noise = BernoulliNoise\(p=0.2\), the model has .*p=0.3"),
-        (lambda: tiny(BernoulliNoise(0.2), hidden_size=13), "hidden_size = 12, the model has hidden_size = 13"),
-        (lambda: with_buffers(), "builder = mlp_vae, the model has builder = None"),
+        (lambda: tiny(), r"noise is BernoulliNoise\(p=0.2\) in the file and None here"),
+        (lambda: tiny(BernoulliNoise(0.3)), r"noise is BernoulliNoise\(p=0.2\) in the file and .*p=0.3"),
+        (lambda: tiny(BernoulliNoise(0.2), hidden_size=13), "hidden_size is 12 in the file and 13 here"),
+        (lambda: with_buffers(), "builder is mlp_vae in the file and None here"),
+        (lambda: heavier(), r"divergence is KullbackLeiblerDivergence\(weight=1\) in the file and .*weight=7\) here"),
+        (lambda: another_sampler(), r"sampler is ReparameterizationSampler\(\) in the file and Mean\(\) here"),
+        (lambda: another_layer(), r"decoder.1 is ReLU\(\) in the file and Tanh\(\) here"),
         (with_generators, "random"),
         (lambda: denoising().double(), "float"),
     ],
-    ids=["no noise", "noise", "width", "builder", "generators", "dtype"],
+    ids=["no noise", "noise", "width", "builder", "weight", "sampler", "layer", "generators", "dtype"],
 )
 def test_another_model(saved, model, message):
     assert_refused(saved, model(), message=message)
@@ -573,13 +505,22 @@ def test_weights_of_other_shapes(path):
         return model
 
     stopped_run(path, with_buffers)
-    message = "decoder.0.bias .*8.* in the file.*9"
+    message = (
+        r"decoder.0 is Linear\(in_features=2, out_features=8, .* in the file and Linear\(in_features=2, out_features=9"
+    )
     assert_refused(path, wider(), message=message)
 
 
-def test_file_of_save_checkpoint(path):
+def test_file_of_a_model(path):
     save_checkpoint(path, denoising(), short())
-    assert_refused(path, denoising(), message="run.safetensors must have format 'dvae_lib run 1', got 'dvae_lib check")
+    assert_refused(path, denoising(), message="run.safetensors does not fit: it holds a model, and no run")
+
+
+def test_a_momentary_weight_is_no_part_of_the_run(path):
+    """What a listener changes on the way is not what the run is: called again, the run begins as it began."""
+    model, again = denoising(), denoising(seed=7)
+    run(model, checkpoint=path, on_report=lambda *_: setattr(model.divergence, "weight", 0.5) or True)
+    assert len(run(again, checkpoint=path)) == 10
 
 
 @pytest.fixture(scope="module")
@@ -595,12 +536,6 @@ def whole(tmp_path_factory):
 def test_truncated_file(scratch, whole, part):
     path = scratch / "run.safetensors"
     path.write_bytes(whole[: int(part * len(whole))])
-    assert_refused(path, denoising(), message="run.safetensors is not a complete safetensors file")
-
-
-@pytest.mark.parametrize("missing", [1, 2, 8, 100])
-def test_end_is_missing(path, whole, missing):
-    path.write_bytes(whole[:-missing])
     assert_refused(path, denoising(), message="run.safetensors is not a complete safetensors file")
 
 
@@ -620,12 +555,6 @@ def test_damaged_header(scratch, whole, place, value):
         assert same(weights(model), before)
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage" * 100, bytes(64), b"\xff" * 64], ids=["empty", "text", "0", "255"])
-def test_file_that_is_no_safetensors(path, content):
-    path.write_bytes(content)
-    assert_refused(path, denoising(), message="run.safetensors is not a complete safetensors file")
-
-
 def changed_file(path, change_tensors=lambda tensors: None, change_metadata=lambda metadata: None):
     tensors, metadata = contents(path)
     change_tensors(tensors)
@@ -639,45 +568,47 @@ def test_description_that_cannot_be_read(saved, key, value):
     changed_file(saved, change_metadata=lambda metadata: metadata.pop(key))
     if value is not None:
         changed_file(saved, change_metadata=lambda metadata: metadata.update({key: value}))
-    assert_refused(saved, denoising(), message="run.safetensors holds no (configuration|description) that can be read")
+    assert_refused(
+        saved, denoising(), message="run.safetensors (holds a description that cannot be read|does not fit|must have)"
+    )
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "rows",
-        "random.0.0",
-        "random.0.1",
-        "random.0.2",
-        "optimizer.encoder.1.weight.step",
-        "optimizer.decoder.4.bias.exp_avg",
-        "optimizer.encoder.5.mean.bias.exp_avg_sq",
-        "model.encoder.1.weight",
+        "run/rows",
+        "run/random/0/0",
+        "run/random/0/1",
+        "run/random/0/2",
+        "run/optimizer/encoder.1.weight/step",
+        "run/optimizer/decoder.4.bias/exp_avg",
+        "run/optimizer/encoder.5.mean.bias/exp_avg_sq",
+        "encoder.1.weight",
     ],
 )
 def test_missing_tensor(path, name):
     stopped_run(path, with_generators)
     changed_file(path, lambda tensors: tensors.pop(name))
-    assert_refused(path, with_generators(seed=7), message=f"run.safetensors .*{name.removeprefix('model.')}")
+    assert_refused(path, with_generators(seed=7), message=f"run.safetensors .*{name}")
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("rows", lambda rows: rows[:, :5].contiguous()),
-        ("rows", lambda rows: rows.repeat(3, 1)),
-        ("rows", lambda rows: rows[0].clone()),
-        ("random.0.0", lambda state: state[:100].clone()),
-        ("random.0.1", lambda state: state[:100].clone()),
-        ("optimizer.encoder.1.weight.exp_avg", lambda moment: moment[:3].clone()),
-        ("optimizer.encoder.1.weight.step", lambda step: step.repeat(2)),
-        ("model.encoder.1.weight", lambda weight: weight[:3].clone()),
+        ("run/rows", lambda rows: rows[:, :5].contiguous()),
+        ("run/rows", lambda rows: rows.repeat(3, 1)),
+        ("run/rows", lambda rows: rows[0].clone()),
+        ("run/random/0/0", lambda state: state[:100].clone()),
+        ("run/random/0/1", lambda state: state[:100].clone()),
+        ("run/optimizer/encoder.1.weight/exp_avg", lambda moment: moment[:3].clone()),
+        ("run/optimizer/encoder.1.weight/step", lambda step: step.repeat(2)),
+        ("encoder.1.weight", lambda weight: weight[:3].clone()),
     ],
 )
 def test_tensor_of_another_shape(path, name, change):
     stopped_run(path, with_generators)
     changed_file(path, lambda tensors: tensors.update({name: change(tensors[name])}))
-    assert_refused(path, with_generators(seed=7), message=f"run.safetensors .*{name.removeprefix('model.')}")
+    assert_refused(path, with_generators(seed=7), message=f"run.safetensors .*{name}")
 
 
 def test_folder_that_does_not_exist(tmp_path):
@@ -689,30 +620,30 @@ def test_folder_that_does_not_exist(tmp_path):
     assert steps == []
 
 
-def test_what_is_wrong_is_named_in_the_files_own_words(saved):
-    """Entries that only one side has, of another version of the library say, are differences too."""
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda described: described.update(momentum=0.5), "momentum is 0.5 in the file and None here"),
+        (lambda described: described.pop("decay"), "decay is None in the file and 0.0001 here"),
+    ],
+)
+def test_what_only_one_side_tells_is_a_difference(saved, change, message):
+    """Of another version of the library, say."""
 
-    def change(metadata):
-        metadata["run"] = json.dumps({**json.loads(metadata["run"]), "momentum": 0.5})
+    def changed(metadata):
+        described = json.loads(metadata["training"])
+        change(described)
+        metadata["training"] = json.dumps(described)
 
-    changed_file(saved, change_metadata=change)
-    assert_refused(saved, denoising(), message="made with momentum = 0.5, this one has momentum = None")
-
-
-def test_what_the_file_does_not_tell_is_a_difference(saved):
-    def change(metadata):
-        described = json.loads(metadata["run"])
-        del described["decay"]
-        metadata["run"] = json.dumps(described)
-
-    changed_file(saved, change_metadata=change)
-    assert_refused(saved, denoising(), message="made with decay = None, this one has decay = 0.0001")
+    changed_file(saved, change_metadata=changed)
+    assert_refused(saved, denoising(), message=message)
 
 
 # killed
 
 KILL = getattr(signal, "SIGKILL", None)
-LENGTH, LIFE, RUNS = 50, 18, 20  # steps of a run; the most of a process that will be killed; runs
+LENGTH, LIFE = 50, 18  # steps of a run; the most of a process that will be killed
+RUNS = int(os.environ.get("DVAE_KILLED_RUNS", "20"))
 
 
 def kill_config(number):
@@ -798,7 +729,7 @@ def live(path, number, end, chance):
 
 @pytest.mark.skipif(KILL is None, reason="needs SIGKILL")
 def test_killed_runs_end_like_the_one_that_never_was(tmp_path):
-    """20 runs, each killed twice: at random moments, and seven of them first in the course of writing their file."""
+    """20 runs, or as many as DVAE_KILLED_RUNS says, each killed twice: at random moments, and seven of them first in the course of writing their file."""
     expected = with_generators()
     rows = run(expected, short(LENGTH, schedule="cosine"))
     reference = {**weights(expected), "protocol": torch.from_numpy(rows.to_numpy())}
