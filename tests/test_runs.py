@@ -13,11 +13,11 @@ from torch import nn
 
 import dvae_lib.runs.devices
 from dvae_lib import BernoulliNoise, GaussianNoise, MaskingNoise, SaltAndPepperNoise
-from dvae_lib.runs.capture import CapturedStep, carries_hooks, drop_graphs, record, replay
+from dvae_lib.runs.capture import CapturedStep, carries_hooks, drop_graphs, may_capture, record, replay
 from dvae_lib.runs.devices import bfloat16_instructions, effective_precision, matmul_precision, process_rank
 from dvae_lib.runs.randomness import layer_generators, lent, run_generator
 from dvae_lib.runs.reports import ctrl_c
-from dvae_lib.runs.run import Run, may_capture
+from dvae_lib.runs.run import Run
 from dvae_lib.training import training_step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")  # to name a device needs none
@@ -327,9 +327,8 @@ def test_no_graph_is_kept_before_or_after_a_step():
 
 
 def test_only_cuda_captures_and_only_what_has_no_hooks():
-    assert may_capture(tiny(), short(), CUDA)
-    assert not may_capture(tiny(), short(graph=False), CUDA)
-    assert not may_capture(tiny(), short(), CPU)
+    assert may_capture(tiny(), CUDA)
+    assert not may_capture(tiny(), CPU)
     assert Run(tiny(), bars(), short(), CPU).captured is False
     for attach in (
         lambda model: model.register_forward_hook(print),
@@ -342,7 +341,7 @@ def test_only_cuda_captures_and_only_what_has_no_hooks():
         model = tiny()
         handle = attach(model)
         assert carries_hooks(model)
-        assert not may_capture(model, short(), CUDA)
+        assert not may_capture(model, CUDA)
         handle.remove()
         assert not carries_hooks(model)
 

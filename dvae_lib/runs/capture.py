@@ -96,6 +96,11 @@ def carries_hooks(model: nn.Module) -> bool:
     return any(hooks)
 
 
+def may_capture(model: nn.Module, device: torch.device) -> bool:
+    """Whether a step of `model` can be a graph: on a CUDA device, and without hooks that each step must run."""
+    return device.type == "cuda" and not carries_hooks(model)
+
+
 class CapturedStep:
     """A function of no arguments whose work on a CUDA device is recorded once, as a graph, and then replayed.
 

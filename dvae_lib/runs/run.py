@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dvae_lib.configuration import Protocol, TrainingConfig
 from dvae_lib.runs import files
-from dvae_lib.runs.capture import carries_hooks, drop_graphs
+from dvae_lib.runs.capture import drop_graphs, may_capture
 from dvae_lib.runs.devices import all_or_none, effective_precision, gathered, matmul_precision, process_rank
 from dvae_lib.runs.randomness import layer_generators, lent, run_generator
 
@@ -35,7 +35,7 @@ class Run:
         self.config, self.device = config, device
         self.rank, self.processes = process_rank()
         self.precision = effective_precision(config.precision, device)
-        self.captured = may_capture(model, config, device)
+        self.captured = config.graph and self.processes == 1 and may_capture(model, device)
         self.images = images.to(device, next(model.parameters()).dtype)  # (N, channels, height, width)
         self.layers = files.describe_layers(model)  # as the run begins: a momentary value is no part of what it is
         self.generators = [run_generator(config.seed, self.rank, device), *layer_generators(model)]
@@ -186,11 +186,6 @@ class Run:
             return None
         here = self.state()
         return all_or_none(lambda: _read_state(path, descriptions, here, self.config.steps))
-
-
-def may_capture(model: nn.Module, config: TrainingConfig, device: torch.device) -> bool:
-    """Whether a run captures its step: a CUDA device, one process, and nothing of Python that each step must run."""
-    return config.graph and device.type == "cuda" and process_rank()[1] == 1 and not carries_hooks(model)
 
 
 def _read_state(
