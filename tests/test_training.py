@@ -525,6 +525,14 @@ def test_default_device(monkeypatch, found, expected):
     assert default_device() == torch.device(expected)
 
 
+@pytest.mark.parametrize(("device", "asked"), [(None, 1), ("cpu", 0)])
+def test_the_default_device_is_taken_only_if_none_is_given(monkeypatch, device, asked):
+    calls = []
+    monkeypatch.setattr(dvae_lib.training, "default_device", lambda: calls.append(1) or torch.device("cpu"))
+    run(tiny(), device=device)
+    assert len(calls) == asked
+
+
 # bad arguments
 
 IMAGES = bars()

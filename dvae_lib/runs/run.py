@@ -124,7 +124,7 @@ class Run:
             FloatingPointError: one of the rows, or a weight, is not finite. Otherwise the weights are kept, to fall
                 back on.
         """
-        if self.processes > 1 and last > first:
+        if self.processes > 1:
             distributed.all_reduce(self.rows[first:last])
             self.rows[first:last] /= self.processes
         rows = self.rows[first:last].cpu()
