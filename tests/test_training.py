@@ -462,6 +462,7 @@ def test_progress_bar_shows_losses_and_speed(stderr, disable):
     """At the end: all 10 x 8 images, images/s, and the means since the report before."""
     protocol, text = stderr(disable, progress=True)
     last = text.strip().rsplit("\r", 1)[-1]
+    assert text.lstrip("\r").startswith("float32: ")
     assert "80.0/80.0" in last
     assert "images/s" in last
     assert f"reconstruction={protocol.reconstruction[8:].mean():.2f}" in last
