@@ -2,13 +2,24 @@
 PYTHON ?= python3
 PORT ?= 8000
 JOBS ?= 2
-VENV := .venv
+# The versions that are installed: pinned (constraints.txt), oldest (constraints-oldest.txt: the lowest that the requirements
+# allow) or newest (the highest), each in an environment of its own.
+VERSIONS ?= pinned
+VENV_pinned := .venv
+VENV_oldest := .venv-oldest
+VENV_newest := .venv-newest
+CONSTRAINTS_pinned := constraints.txt
+CONSTRAINTS_oldest := constraints-oldest.txt
+VENV := $(or $(VENV_$(VERSIONS)),$(error VERSIONS is pinned, oldest or newest, not "$(VERSIONS)"))
+CONSTRAINTS := $(CONSTRAINTS_$(VERSIONS))
+INSTALL := $(VENV)/bin/python -m pip install --progress-bar off $(addprefix -c ,$(CONSTRAINTS))
 BIN := $(VENV)/bin
+BOOK_READY := $(VENV)/.ready-book
 READY := $(VENV)/.ready
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 
-.PHONY: help book test browser test-gpu refresh serve lint weights bench clean
+.PHONY: help book links test browser test-gpu refresh serve lint weights bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,20 +34,31 @@ help:
 	@echo "make weights  train the shipped weights again (20 to 60 minutes on a CPU)"
 	@echo "make clean    remove what was built"
 
-# made anew whenever the requirements change
-$(READY): requirements.txt constraints.txt pyproject.toml
+# Made anew whenever the requirements change: first what builds the book, which runs nothing and needs no PyTorch, ...
+$(BOOK_READY): requirements-book.txt requirements.txt pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
-	@echo "== setting up $(VENV): some minutes and a gigabyte or more, once"
+	@echo "== setting up $(VENV) to build the book: half a minute and 300 MB, once"
 	$(PYTHON) -m venv --clear $(VENV) \
 		|| { echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --progress-bar off -r requirements.txt -c constraints.txt
+	$(INSTALL) -r requirements-book.txt
 	@touch $@
 
-book: $(READY)
-	@echo "== building the book, warnings are errors"
+# ... then, with the first command that runs something, PyTorch and the rest.
+$(READY): $(BOOK_READY)
+	@echo "== adding PyTorch and the tests' tools to $(VENV): some minutes and 1 to 6 GB, once"
+	$(INSTALL) -r requirements.txt
+	@touch $@
+
+book: $(BOOK_READY)
+	@echo "== building the book, warnings are errors: ten seconds"
 	$(BIN)/jupyter-book build . --all --warningiserror --keep-going
 	@echo "== done: open _build/html/index.html, or run: make serve"
+
+# asks the servers of others, and so is no part of the tests
+links: $(BOOK_READY)
+	@echo "== asking for every address that the pages link to"
+	$(BIN)/jupyter-book build . --builder linkcheck
 
 test: $(READY)
 	@echo "== running the unit tests and every notebook, $(JOBS) files at a time: a few minutes"
@@ -48,7 +70,7 @@ $(NODE_READY): package.json package-lock.json
 	npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-browser: book $(NODE_READY)
+browser: $(READY) book $(NODE_READY)
 	@echo "== testing the built pages in a browser"
 	$(BIN)/python -m pytest tests/browser -m browser
 
