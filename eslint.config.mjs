@@ -19,6 +19,6 @@ export default [
       "prefer-template": "error",
     },
   },
-  { files: ["dvae_lib/*.mjs"], languageOptions: { globals: globals.browser } },
+  { files: ["dvae_lib/**/*.mjs"], languageOptions: { globals: globals.browser } },
   { files: ["tests/js/*.mjs"], languageOptions: { globals: globals.node } },
 ];

@@ -16,7 +16,7 @@ from dvae_lib import all_squares, best_square_iou, mlp_vae
 from dvae_lib.widgets import NOISES, Networks
 
 TESTS = Path(__file__).resolve().parent / "js" / "widgets.test.mjs"
-FRONT_END = TESTS.parents[2] / "dvae_lib" / "widgets.mjs"
+FRONT_END = TESTS.parents[2] / "dvae_lib" / "widgets" / "widgets.mjs"
 
 
 def node() -> str:

@@ -1,32 +1,36 @@
 """The explorers' Python side: the weights that travel, the controls that are joined, and the run in a thread."""
 
+import io
+import itertools
 import math
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ipywidgets
+import numpy as np
 import pytest
 import torch
 import traitlets
 from ipywidgets.embed import embed_data
 
-from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, mlp_vae, save_checkpoint
-from dvae_lib import widgets as widgets_module
-from dvae_lib.widgets import (
-    LEVELS,
-    LIMIT,
-    NOISES,
-    Denoise,
-    Interpolate,
-    LatentMap,
-    Networks,
-    TrainAgain,
-    TrainingNoise,
-)
+import dvae_lib
+from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, load_checkpoint, mlp_vae, train
+from dvae_lib.widgets import LEVELS, NOISES, Denoise, Interpolate, LatentMap, Networks, TrainAgain, TrainingNoise
 
-FRONT_END = (Path(widgets_module.__file__).parent / "widgets.mjs").read_text()
-EXPLORERS = [LatentMap, Denoise, TrainingNoise, Interpolate, TrainAgain]
+LIBRARY = Path(dvae_lib.__file__).parent
+FRONT_END = (LIBRARY / "widgets" / "widgets.mjs").read_text()
+SHIPPED = LIBRARY.parent / "weights"
+PICTURE = {"row": 4, "column": 10, "level": 0.1, "seed": 1, "drawing": ""}
+WAY = {"first_row": 2, "first_column": 2, "last_row": 12, "last_column": 13, "position": 50}
+EXPLORERS = {  # with what each shows unless it is told otherwise
+    LatentMap: {"z1": 0.6, "z2": -0.4, "manifold": True, "dots": True, "compared": [0, 2], "limit": 4.0},
+    Denoise: {**PICTURE, "kind_of_noise": 0, "draw_code": False, "compared": [0, 2]},
+    TrainingNoise: {**PICTURE, "index": 0, "compared": [0, 1, 2, 3, 4, 5]},
+    Interpolate: {**WAY, "compared": [0, 2]},
+    TrainAgain: {"steps": 4000, "compared": [0]},
+}
 each_explorer = pytest.mark.parametrize("explorer", EXPLORERS, ids=lambda explorer: explorer.__name__)
 
 
@@ -46,128 +50,94 @@ def networks():
     return Networks({p: small_model(index, p) for index, p in enumerate(LEVELS)})
 
 
+def test_the_rest_of_the_library_does_without_widgets():
+    others = [path for path in LIBRARY.rglob("*.py") if path.parent.name != "widgets"]
+    assert len(others) > 10
+    assert not [path for path in others if re.search(r"(import|from)\b.*widgets", path.read_text())]
+
+
 # weights
 
 
-def weights_and_scales(model):
-    """The weight matrices by name, with what the largest of 127 steps of each row must be."""
-    for name, weight in model.state_dict().items():
-        if name.endswith("weight"):
-            yield name, weight, weight.abs().amax(1, keepdim=True) / 127
+def layers(networks):
+    """What the bytes say of each layer, network by network: scales and biases (rows,), integers (rows, columns)."""
+    stream = io.BytesIO(networks.weights)
+    for rows, columns in networks.shapes * len(networks.levels):
+        scales, biases = np.frombuffer(stream.read(8 * rows), "<f4").reshape(2, rows)
+        yield scales, biases, np.frombuffer(stream.read(rows * columns), np.int8).reshape(columns, rows).T
+    assert not stream.read()
 
 
-def test_the_weights_survive_within_half_a_step_of_their_row():
-    models = {0.0: small_model(0), 0.2: small_model(1, 0.2)}
+def test_each_row_travels_as_a_scale_and_integers_of_eight_bits():
+    models = {0.2: small_model(1, 0.2), 0.0: small_model(0)}
     networks = Networks(models)
-    for p, model in models.items():
-        state = networks.model(p).state_dict()
-        for name, weight, step in weights_and_scales(model):
-            assert ((state[name] - weight).abs() <= 0.5001 * step).all(), name
-            steps = state[name] / step
-            assert torch.allclose(steps, steps.round(), atol=1e-4), name
-            assert (steps.round().abs().amax(1) == 127).all(), name  # all 8 bits are used
-        for name, bias in model.state_dict().items():
-            if name.endswith("bias"):
-                assert torch.equal(state[name], bias), name
-
-
-def test_packing_again_what_travelled_changes_nothing(networks):
-    again = Networks({p: networks.model(p) for p in networks.levels})
+    packed = layers(networks)
+    assert networks.levels == [0.0, 0.2]
     for p in networks.levels:
-        state, other = networks.model(p).state_dict(), again.model(p).state_dict()
-        assert all(torch.allclose(state[name], other[name], rtol=1e-6, atol=0) for name in state)
+        model = networks.model(p)
+        assert not model.training
+        assert repr(model.noise) == repr(models[p].noise)
+        state, rounded = models[p].state_dict(), model.state_dict()
+        for name in [name.removesuffix(".weight") for name in state if name.endswith("weight")]:
+            scales, biases, integers = next(packed)
+            weight = state[f"{name}.weight"].numpy()
+            np.testing.assert_allclose(scales, abs(weight).max(1) / 127, rtol=1e-6)
+            assert (abs(integers).max(1) == 127).all()
+            assert (abs(integers * scales[:, None] - weight) <= 0.5001 * scales[:, None]).all()
+            assert (biases == state[f"{name}.bias"].numpy()).all()
+            assert (rounded[f"{name}.weight"].numpy() == integers * scales[:, None]).all()
+            assert torch.equal(rounded[f"{name}.bias"], state[f"{name}.bias"])
+    assert next(packed, None) is None
 
 
-def test_a_row_of_zeros_stays_zero():
+def test_rows_of_zeros_of_constants_and_of_the_least_numbers():
     model = small_model(0)
     with torch.no_grad():
-        model.decoder[0].weight[3] = 0
-    state = Networks({0.0: model}).model(0.0).state_dict()
-    assert (state["decoder.0.weight"][3] == 0).all()
-    assert all(tensor.isfinite().all() for tensor in state.values())
+        model.decoder[0].weight[:5] = torch.tensor([[0, 0], [0.3, 0.3], [-7, -7], [1e-44, 0], [127 / 512, -64 / 512]])
+    networks = Networks({0.0: model})
+    scales, _, integers = list(layers(networks))[4]
+    assert integers[:5].tolist() == [[0, 0], [127, 127], [-127, -127], [0, 0], [127, -64]]
+    least = np.finfo(np.float32).tiny
+    np.testing.assert_allclose(scales[:5], [least, 0.3 / 127, 7 / 127, least, 1 / 512], rtol=1e-6)
+    assert (networks.model(0.0).decoder[0].weight[0] == 0).all()
 
 
-def test_the_bytes_are_one_a_weight_and_eight_a_row(networks):
-    model = small_model(0)
-    matrices = [tensor for tensor in model.state_dict().values() if tensor.ndim == 2]
-    size = sum(matrix.numel() + 8 * len(matrix) for matrix in matrices)
-    assert len(networks.weights) == len(LEVELS) * size
-    assert networks.shapes == [list(matrix.shape) for matrix in matrices]
-
-
-def test_models_come_back_by_their_level_in_eval_mode_with_their_noise():
-    networks = Networks({0.3: small_model(1, 0.3), 0.0: small_model(0)})
-    assert networks.levels == [0.0, 0.3]
-    assert networks.model(0.0).noise is None
-    model = networks.model(0.3)
-    assert model.noise.p == 0.3
-    assert not model.training
-    images = all_squares()[::50]
-    with torch.no_grad():
-        wanted = small_model(1, 0.3).encode(images)[0]
-        assert torch.allclose(model.encode(images)[0], wanted, atol=0.02)
-        assert not torch.allclose(networks.model(0.0).encode(images)[0], wanted, atol=0.02)
-
-
-@pytest.mark.parametrize(
-    ("models", "error", "message"),
-    [
-        ([], TypeError, "models must map"),
-        ({}, ValueError, "at least one"),
-        ({0.0: torch.nn.Linear(1, 1)}, TypeError, "VariationalAutoencoders, got Linear"),
-        ({1.5: small_model(0)}, ValueError, r"in \[0, 1\], got 1.5"),
-        ({"a": small_model(0)}, TypeError, "must be a number"),
-        ({0.0: mlp_vae(latent_size=3, hidden_size=8)}, ValueError, "latent_size = 2, got 3"),
-        ({0.0: mlp_vae((1, 28, 28), hidden_size=8)}, ValueError, "image_shape"),
-        ({0.0: small_model(0), 0.1: small_model(0, 0.1, 9)}, ValueError, "same hidden_size"),
-    ],
-)
-def test_other_models_are_refused(models, error, message):
-    with pytest.raises(error, match=message):
-        Networks(models)
-
-
-def test_weights_that_are_not_finite_are_refused():
-    model = small_model(0)
-    with torch.no_grad():
-        model.encoder[5].mean.bias[1] = torch.nan
-    with pytest.raises(ValueError, match=r"encoder\.5\.mean"):
-        Networks({0.0: model})
-
-
-def test_a_level_that_is_not_there_is_refused(networks):
-    with pytest.raises(ValueError, match=r"one of 0, 0.05, 0.1, 0.2, 0.3, 0.4, got 0.15"):
-        networks.model(0.15)
-
-
-def test_load_reads_the_shipped_form(tmp_path):
-    models = {p: small_model(index, p) for index, p in enumerate(LEVELS)}
-    config = TrainingConfig(hidden_size=8)
-    for p, name in zip(LEVELS, ["p00", "p05", "p10", "p20", "p30", "p40"], strict=True):
-        save_checkpoint(tmp_path / f"explorer-{name}.safetensors", models[p], config)
-    loaded = Networks.load(tmp_path, hidden_size=8)
-    assert loaded.levels == list(LEVELS)
+def test_load_reads_the_shipped_networks_and_draws_nothing():
+    drawn = torch.rand(3, generator=torch.Generator().manual_seed(7))
+    torch.manual_seed(7)
+    loaded = Networks.load(SHIPPED)
+    assert torch.equal(torch.rand(3), drawn)
+    models = {p: small_model(0, p, 128) for p in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)}
+    for model, name in zip(models.values(), ["p00", "p05", "p10", "p20", "p30", "p40"], strict=True):
+        load_checkpoint(SHIPPED / f"explorer-{name}.safetensors", model)
     assert loaded.weights == Networks(models).weights
-    assert Networks.load(tmp_path, levels=(0, 0.1), hidden_size=8).levels == [0, 0.1]
-    with pytest.raises(ValueError, match="hidden_size = 8, the model has hidden_size = 9"):
-        Networks.load(tmp_path, hidden_size=9)
-    with pytest.raises(FileNotFoundError, match=r"explorer-p29\.safetensors"):
-        Networks.load(tmp_path, levels=[0.29], hidden_size=8)  # 100 * 0.29 is a little less than 29
-    with pytest.raises(ValueError, match="levels must be"):
-        Networks.load(tmp_path, levels=[-0.1], hidden_size=8)
+    for level, name in ((0.29, "p29"), (1.0, "p100")):  # 100 * 0.29 is a little less than 29
+        with pytest.raises(FileNotFoundError, match=rf"explorer-{name}\.safetensors"):
+            Networks.load(SHIPPED, [level])
 
 
 # explorers
 
 
 @each_explorer
-def test_each_control_is_joined_to_the_view_and_starts_at_its_value(explorer, networks):
+def test_each_control_is_named_joined_to_the_view_and_starts_at_its_value(explorer, networks):
     built = explorer(networks)
+    state = built.view.get_state()
+    assert state == state | EXPLORERS[explorer]
     for link, (name, control) in zip(built.links, built.controls.items(), strict=True):
         joined, trait = link.source
         assert joined is control
         assert link.target == (built.view, name)
         assert getattr(control, trait) == getattr(built.view, name), name
+        state = control.get_state()
+        assert not state.get("indent")
+        assert state.get("tooltip", state["description"]) == state["description"]  # ipywidgets 7 has no such trait
+    *above, view = built.children
+    assert view is built.view
+    assert [(box.children, box._dom_classes) for box in above] == [
+        (tuple(built.controls.values()), ("dvae-controls",)) for _ in range(bool(built.controls))
+    ]
+    assert "dvae-explorer" in built._dom_classes
 
 
 @each_explorer
@@ -178,34 +148,30 @@ def test_a_reader_can_reach_all_that_changes_the_picture(explorer, networks):
     body = FRONT_END.split(f"function {kind}(")[1].split("\nfunction ")[0]
     followed = re.findall(r'"(\w+)"', re.search(r"traits: \[(.*?)\]", body)[1])
     assert set(followed) - {"drawing"} == built.controls.keys()
+    assert re.search(rf"^  {built.view.kind}\b", FRONT_END.split("const EXPLORERS = {")[1].split("}")[0], re.MULTILINE)
 
 
-@each_explorer
-def test_the_front_end_asks_for_traits_that_exist(explorer, networks):
-    view = explorer(networks).view
-    assert re.search(rf"^  {view.kind}\b", FRONT_END.split("const EXPLORERS = {")[1].split("}")[0], re.MULTILINE)
+def test_the_front_end_asks_for_traits_that_exist(networks):
     asked = set(re.findall(r'\bget\("(\w+)"\)', FRONT_END))
-    classes = [type(explorer(networks).view) for explorer in EXPLORERS]
-    known = {name for kind in classes for name in kind.class_traits(sync=True)} | set(Networks.class_traits(sync=True))
-    assert asked <= known
+    classes = [Networks, *(type(explorer(networks).view) for explorer in EXPLORERS)]
+    assert asked <= {name for kind in classes for name in kind.class_traits(sync=True)}
     assert {"networks", "kind", "compared", "limit", "levels", "weights", "shapes"} <= asked
 
 
-@pytest.mark.parametrize(
-    ("explorer", "text"),
-    [
-        (LatentMap, "LatentMap(p = 0, 0.1)"),
-        (Denoise, "Denoise(p = 0, 0.1)"),
-        (TrainingNoise, "TrainingNoise(p = 0, 0.05, 0.1, 0.2, 0.3, 0.4)"),
-        (Interpolate, "Interpolate(p = 0, 0.1)"),
-        (TrainAgain, "TrainAgain(4000 steps)"),
-    ],
-)
-def test_a_cell_prints_the_same_text_on_every_run(explorer, text, networks):
+@each_explorer
+def test_a_cell_prints_the_same_text_on_every_run(explorer, networks, monkeypatch):
     built = explorer(networks)
-    bundle = built._repr_mimebundle_()
-    assert bundle["text/plain"] == repr(built) == text
-    assert "application/vnd.jupyter.widget-view+json" in bundle
+    if hasattr(built, "_repr_mimebundle_"):
+        shown = built._repr_mimebundle_()
+    else:  # ipywidgets 7 displays by itself
+        displayed = []
+        monkeypatch.setattr("ipywidgets.widgets.widget.display", lambda data, raw: displayed.append(data))
+        built._ipython_display_()
+        (shown,) = displayed
+    levels = ", ".join(f"{LEVELS[index]:g}" for index in EXPLORERS[explorer]["compared"])
+    inside = "4000 steps" if explorer is TrainAgain else f"p = {levels}"
+    assert shown["text/plain"] == repr(built) == f"{explorer.__name__}({inside})"
+    assert shown["application/vnd.jupyter.widget-view+json"]["model_id"] == built.model_id
     assert repr(networks) == "Networks(p = 0, 0.05, 0.1, 0.2, 0.3, 0.4)"
     assert "0x" not in repr(built.view)
 
@@ -220,78 +186,96 @@ def test_the_weights_are_in_the_page_once_however_many_explorers_it_has(networks
     assert refer == [f"IPY_MODEL_{holder}"] * len(EXPLORERS)
 
 
-def test_nothing_of_a_run_is_stored_with_the_page(networks):
-    """Train again is hidden until a kernel answers, and no trait may say that one did."""
-    built = TrainAgain(networks)
-    before = built.view.get_state()
-    built._answer(built.view, {"kind": "hello"}, [])
-    assert built.view.get_state() == before
-    assert built.children == (built.view,)
-
-
-def test_explorers_start_where_they_are_told(networks):
-    assert (LatentMap(networks, code=(1, -2)).view.z1, LatentMap(networks, code=(1, -2)).view.z2) == (1, -2)
-    view = Denoise(networks, (3, 9), "mask", 0.25, 77, levels=(0.05, 0.4)).view
-    values = (view.row, view.column, view.kind_of_noise, view.level, view.seed, view.compared)
-    assert values == (3, 9, NOISES.index("mask"), 0.25, 77, [1, 5])
-    view = TrainingNoise(networks, (3, 9), 0.25, 77, start=0.2).view
-    assert (view.row, view.column, view.level, view.seed, view.index) == (3, 9, 0.25, 77, 3)
-    view = Interpolate(networks, (1, 2), (3, 4), 60).view
-    values = (view.first_row, view.first_column, view.last_row, view.last_column, view.position)
-    assert values == (1, 2, 3, 4, 60)
+ARGUMENTS = {"z1": "code", "z2": "code", "row": "square", "column": "square"}  # and place in the pair below
+ARGUMENTS |= {f"{end}_{part}": end for end in ("first", "last") for part in ("row", "column")}
 
 
 @pytest.mark.parametrize(
-    ("explorer", "arguments", "error", "message"),
+    ("explorer", "trait", "low", "high"),
     [
-        (LatentMap, {"code": (0, LIMIT + 1)}, ValueError, "code must be"),
-        (LatentMap, {"code": 1.0}, TypeError, "two entries"),
-        (LatentMap, {"levels": (0, 0.15)}, ValueError, "got 0.15"),
-        (Denoise, {"square": (16, 0)}, ValueError, "from 0 to 15"),
-        (Denoise, {"square": (0, -1)}, ValueError, "square must be at least 0"),
-        (Denoise, {"square": 3}, TypeError, "row, column"),
-        (Denoise, {"noise": "hail"}, ValueError, "flip, mask, salt and pepper, Gaussian, got 'hail'"),
-        (Denoise, {"level": 0.6}, ValueError, "level must be"),
-        (Denoise, {"seed": 10000}, ValueError, "at most 9999"),
-        (Denoise, {"seed": 1.5}, TypeError, "seed must be an integer"),
-        (TrainingNoise, {"start": 0.15}, ValueError, "got 0.15"),
-        (TrainingNoise, {"square": (0, 16)}, ValueError, "from 0 to 15"),
-        (Interpolate, {"first": (0, 16)}, ValueError, "first must"),
-        (Interpolate, {"last": "ab"}, TypeError, "last must"),
-        (Interpolate, {"position": 101}, ValueError, "at most 100"),
-        (TrainAgain, {"steps": 0}, ValueError, "steps must"),
+        *[(LatentMap, name, -4.0, 4.0) for name in ("z1", "z2")],
+        *[(explorer, name, 0, 15) for explorer in (Denoise, TrainingNoise) for name in ("row", "column")],
+        *[(explorer, "level", 0.0, 0.5) for explorer in (Denoise, TrainingNoise)],
+        *[(explorer, "seed", 0, 9999) for explorer in (Denoise, TrainingNoise)],
+        *[(Interpolate, name, 0, 100 if name == "position" else 15) for name in WAY],
     ],
 )
-def test_bad_arguments_are_refused(explorer, arguments, error, message, networks):
+def test_argument_control_and_page_have_the_same_bounds(explorer, trait, low, high, networks):
+    argument = ARGUMENTS.get(trait, trait)
+
+    def build(value):
+        pair = (0, value) if trait.endswith(("2", "column")) else (value, 0)
+        return explorer(networks, **{argument: pair if trait in ARGUMENTS else value})
+
+    step = 1 if isinstance(low, int) else 0.01
+    for value in (low, high):
+        built = build(value)
+        assert getattr(built.view, trait) == value
+        control = built.controls[trait]
+        assert (control.value, control.min, control.max, control.step) == (value, low, high, step)
+        setattr(explorer(networks).view, trait, value)
+    for value in (low - step, high + step):
+        with pytest.raises(ValueError, match=argument):
+            build(value)
+        with pytest.raises(traitlets.TraitError, match=trait):
+            setattr(built.view, trait, value)
+    with pytest.raises(TypeError, match=argument):
+        build("a")
+
+
+@pytest.mark.parametrize(
+    ("explorer", "trait", "argument", "choices"),
+    [(Denoise, "kind_of_noise", "noise", NOISES), (TrainingNoise, "index", "start", LEVELS)],
+)
+def test_a_choice_is_one_of_those_offered(explorer, trait, argument, choices, networks):
+    for place, choice in enumerate(choices):
+        built = explorer(networks, **{argument: choice})
+        assert (getattr(built.view, trait), built.controls[trait].value) == (place, choice)
+    for place in (-1, len(choices)):
+        with pytest.raises(traitlets.TraitError, match=trait):
+            setattr(built.view, trait, place)
+
+
+def spoilt(kind):
+    model = small_model(0)
+    getattr(model.encoder[5].mean, kind).data[1] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda _: Networks([]), TypeError, "models must map"),
+        (lambda _: Networks({}), ValueError, "at least one"),
+        (lambda _: Networks({0.0: torch.nn.Linear(1, 1)}), TypeError, "VariationalAutoencoders, got Linear"),
+        *[(lambda _, p=p: Networks({p: small_model(0)}), ValueError, rf"\[0, 1\], got {p}") for p in (-0.01, 1.01)],
+        (lambda _: Networks({"a": small_model(0)}), TypeError, "must be a number"),
+        (lambda _: Networks({0.0: mlp_vae(latent_size=3, hidden_size=8)}), ValueError, "latent_size = 2, got 3"),
+        (lambda _: Networks({0.0: mlp_vae((1, 28, 28), hidden_size=8)}), ValueError, "image_shape"),
+        (lambda _: Networks({0.0: small_model(0), 0.1: small_model(0, 0.1, 9)}), ValueError, "same hidden_size"),
+        (lambda _: Networks({0.0: spoilt("weight")}), ValueError, r"finite weights, got one in encoder\.5\.mean"),
+        (lambda _: Networks({0.0: spoilt("bias")}), ValueError, r"finite weights, got one in encoder\.5\.mean"),
+        (lambda _: Networks.load(SHIPPED, hidden_size=9), ValueError, "hidden_size is 128 in the file and 9 here"),
+        *[(lambda _, p=p: Networks.load(SHIPPED, [p]), ValueError, "levels must be") for p in (-0.01, 1.01)],
+        (lambda networks: networks.model(0.15), ValueError, r"one of 0, 0.05, 0.1, 0.2, 0.3, 0.4, got 0.15"),
+        (lambda networks: LatentMap(networks, code=1.0), TypeError, "two entries"),
+        (lambda networks: LatentMap(networks, code=(1, 2, 3)), TypeError, "two entries"),
+        (lambda networks: LatentMap(networks, levels=(0, 0.15)), ValueError, "got 0.15"),
+        (lambda networks: Denoise(networks, square=3), TypeError, "row, column"),
+        (lambda networks: Denoise(networks, noise="hail"), ValueError, "flip, mask, salt and pepper, Gaussian, got"),
+        (lambda networks: TrainingNoise(networks, start=0.15), ValueError, "got 0.15"),
+        (lambda networks: Interpolate(networks, last=(1, 2, 3)), TypeError, "last must be"),
+        (lambda networks: TrainAgain(networks, steps=0), ValueError, "steps must"),
+        *[
+            (lambda _, explorer=explorer: explorer({}), TypeError, "must be Networks, got dict")
+            for explorer in EXPLORERS
+        ],
+        *[(lambda networks, p=p: TrainAgain(networks).start(p), ValueError, "p must be") for p in (0.009, 0.501)],
+    ],
+)
+def test_what_does_not_fit_is_refused(call, error, message, networks):
     with pytest.raises(error, match=message):
-        explorer(networks, **arguments)
-
-
-@each_explorer
-def test_anything_but_networks_is_refused(explorer):
-    with pytest.raises(TypeError, match="networks must be Networks, got dict"):
-        explorer({0.0: small_model(0)})
-
-
-@pytest.mark.parametrize(
-    ("explorer", "trait", "wrong"),
-    [
-        (LatentMap, "z1", LIMIT + 0.1),
-        (LatentMap, "z2", -LIMIT - 0.1),
-        (Denoise, "row", 16),
-        (Denoise, "level", 1.1),
-        (Denoise, "seed", 10000),
-        (Denoise, "kind_of_noise", 4),
-        (TrainingNoise, "column", -1),
-        (TrainingNoise, "index", len(LEVELS)),
-        (Interpolate, "last_row", 16),
-        (Interpolate, "position", 101),
-    ],
-)
-def test_a_value_out_of_range_does_not_reach_the_front_end(explorer, trait, wrong, networks):
-    view = explorer(networks).view
-    with pytest.raises(traitlets.TraitError):
-        setattr(view, trait, wrong)
+        call(networks)
 
 
 def test_a_drawing_that_the_front_end_cannot_read_is_refused(networks):
@@ -306,91 +290,139 @@ def test_a_drawing_that_the_front_end_cannot_read_is_refused(networks):
 # training again
 
 
+class Page(list):
+    """What Python has told the page; `hear` is called with each message before it is noted."""
+
+    def hear(self, message):
+        pass
+
+
 @pytest.fixture
-def messages(monkeypatch):
-    """What Python tells the page."""
-    sent = []
-    monkeypatch.setattr("ipywidgets.Widget.send", lambda self, content, buffers=None: sent.append(content))
-    return sent
+def page(monkeypatch):
+    page = Page()
+    monkeypatch.setattr("ipywidgets.Widget.send", lambda _, message: page.append((page.hear(message), message)[1]))
+    return page
 
 
-def ask(built, **message):
-    built._answer(built.view, message, [])
+def click(built, kind, **message):
+    built.view._handle_custom_msg({"kind": kind, **message}, [])
 
 
-def test_a_run_trains_reports_and_shows_explorers_of_the_new_network(networks, messages):
+def test_a_run_reports_to_the_page_and_shows_explorers_of_the_new_network(networks, page):
     built = TrainAgain(networks, steps=120)
-    ask(built, kind="train", p=0.2)
+    click(built, "hello")
+    assert page == [{"kind": "state", "running": False, "done": 0, "text": "120 steps"}]
+    state = built.view.get_state()
+    click(built, "train", p=0.2)
     built.wait()
-    done = [message["done"] for message in messages if message["running"]]
-    assert done[-2:] == [50, 100]
-    assert messages[-1]["running"] is False
-    assert messages[-1]["done"] == 120
-    text = r"p = 0.2, 120 steps: reconstruction ([\d.]+), divergence [\d.]+ nats per image"
-    reconstruction = float(re.fullmatch(text, messages[-1]["text"])[1])
-    assert reconstruction < 0.8 * 576 * math.log(2)  # that of an untrained network, which knows nothing of a pixel
-    assert built.model.noise.p == 0.2
-    assert [type(child) for child in built.children[1:]] == [LatentMap, Denoise]
-    shown = built.children[1].view.networks
-    assert shown.levels == [0, 0.2]
-    assert shown.weights.endswith(Networks({0.2: built.model}).weights)
-    assert torch.equal(
-        shown.model(0).state_dict()["decoder.4.weight"], networks.model(0).state_dict()["decoder.4.weight"]
-    )
+    assert built.view.get_state() == state  # what is stored with a page says nothing of a run, or of a kernel
+    told = [(message["running"], message["done"]) for message in page[1:]]
+    assert list(dict.fromkeys(told)) == [(True, 0), (True, 50), (True, 100), (True, 120), (False, 120)]
+    assert {message["text"] for message in page if message["done"] == 50} == {"p = 0.2: step 50 of 120"}
+    assert [type(child) for child in built.children] == [type(built.view), LatentMap, Denoise]
+    for child in built.children[1:]:
+        shown = child.view.networks
+        assert [shown.levels[index] for index in child.view.compared] == [0, 0.2]
+        assert shown.weights == Networks({0: networks.model(0), 0.2: built.model}).weights
 
 
-def test_a_run_can_be_stopped_and_what_is_trained_is_kept(networks, messages):
-    built = TrainAgain(networks, steps=5_000)
-    reached = threading.Event()
-    report = built._report
-    built._report = lambda running, text: (report(running, text), built._done >= 50 and reached.set())
-    ask(built, kind="train", p=0.1)
-    assert reached.wait(60)
-    with pytest.raises(RuntimeError, match="under way"):
+def test_a_run_and_its_caller_draw_what_they_would_alone(networks, page):
+    built = TrainAgain(networks, steps=150)
+    alone = small_model(0, 0.2)
+    config = TrainingConfig(steps=150, batch_size=64, learning_rate=2e-3, schedule="cosine", hidden_size=8)
+    protocol = train(alone, all_squares(), config, device="cpu", progress=False)
+    reconstruction, kl = protocol.reconstruction[50:].mean(), protocol.kl[50:].mean()
+    assert reconstruction < 0.8 * 576 * math.log(2)  # that of a network that knows nothing of a pixel
+    torch.manual_seed(7)
+    built.start(0.2)
+    drawn = []
+    while built.running:
+        drawn.append(torch.rand(3))
+    assert len(drawn) > 100
+    torch.manual_seed(7)
+    assert all(torch.equal(numbers, torch.rand(3)) for numbers in drawn)
+    losses = f"reconstruction {reconstruction:.1f}, divergence {kl:.1f} nats per image"
+    assert page[-1]["text"] == f"p = 0.2, 150 steps: {losses}"
+    weights = built.model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in alone.state_dict().items())
+
+
+def test_a_run_stops_at_its_next_report_and_shows_what_is_trained(networks, page):
+    built = TrainAgain(networks, steps=100)
+    page.hear = lambda message: click(built, "stop") if message == page.awaited else None
+    page.awaited = {"kind": "state", "running": True, "done": 50, "text": "p = 0.1: step 50 of 100"}
+    for steps in (50, 100):  # the next run knows nothing of the stop
         built.start(0.1)
-    ask(built, kind="train", p=0.3)  # a second click does no harm
-    ask(built, kind="stop")
-    built.wait()
-    assert not built.running
-    assert 0 < built._done < 5_000
-    assert built.model.noise.p == 0.1
-    assert built.model(all_squares()[:2]).shape == (2, 1, 24, 24)  # nothing of the run hangs on it
+        built.wait()
+        assert page[-1]["text"].startswith(f"p = 0.1, {steps} steps: ")
+        assert len(built.children) == 3
+        page.awaited = None
 
 
-def test_a_run_that_is_stopped_at_once_shows_nothing(networks, messages):
+def test_a_click_during_a_run_is_answered_and_one_at_its_end_starts_the_next(networks, page, monkeypatch):
     built = TrainAgain(networks, steps=50)
-    built._stop.clear = built._stop.set  # stopped before the first step
-    built.start(0.1)
+    late = threading.Thread(target=click, args=(built, "train"), kwargs={"p": 0.4})
+
+    def click_at_the_end(message):
+        if not (message["running"] or late.ident):
+            late.start()
+            late.join(0.2)  # it has to wait until this message is out
+
+    def click_and_explore(*arguments, explore=built._explore):
+        told = len(page)
+        click(built, "train", p=0.3)
+        assert [message["running"] for message in page[told:]] == [True]
+        explore(*arguments)
+
+    page.hear = click_at_the_end
+    monkeypatch.setattr(built, "_explore", click_and_explore)
+    click(built, "train", p=0.1)
+    click(built, "train", p=0.2)
+    with pytest.raises(RuntimeError, match="under way"):
+        built.start(0.2)
     built.wait()
-    assert built.model is None
-    assert built.children == (built.view,)
-    assert messages[-1] == {"kind": "state", "running": False, "done": 0, "text": "stopped before the first step"}
+    late.join()
+    built.wait()
+    assert [running for running, _ in itertools.groupby(message["running"] for message in page)] == [True, False] * 2
+    assert {re.match(r"p = [\d.]+", message["text"])[0] for message in page} == {"p = 0.1", "p = 0.4"}
 
 
-def test_an_error_in_the_thread_is_told_and_raised(networks, messages, monkeypatch):
+def test_of_clicks_at_the_same_moment_one_starts_a_run(networks, page):
+    built, together = TrainAgain(networks, steps=50), threading.Barrier(8)
+
+    def start(_):
+        together.wait()
+        try:
+            return built.start(0.1)
+        except RuntimeError as error:
+            return error
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(start, range(8))).count(None) == 1
+    built.wait()
+
+
+def test_the_explorers_of_the_run_before_are_closed(networks, page):
+    built, alive = TrainAgain(networks, steps=1), set()
+    for _ in range(3):
+        built.start(0.1)
+        built.wait()
+        alive.add(len(ipywidgets.Widget.get_manager_state()["state"]))
+    assert len(alive) == 1
+    assert all(widget.comm is not None for widget in (networks, built, *built.children))
+
+
+def test_an_error_in_the_thread_is_told_and_raised(networks, page, monkeypatch):
     def fail(*_, **__):
         raise FloatingPointError("the loss stopped being finite")
 
-    monkeypatch.setattr(widgets_module, "train", fail)
-    built = TrainAgain(networks, steps=50)
+    built = TrainAgain(networks, steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("dvae_lib.widgets.train_again.train", fail)
+        built.start(0.1)
+        with pytest.raises(FloatingPointError, match="stopped being finite"):
+            built.wait()
+    text = "FloatingPointError: the loss stopped being finite"
+    assert page[-1] == {"kind": "state", "running": False, "done": 0, "text": text}
     built.start(0.1)
-    with pytest.raises(FloatingPointError, match="stopped being finite"):
-        built.wait()
-    assert messages[-1]["text"] == "FloatingPointError: the loss stopped being finite"
-    assert messages[-1]["running"] is False
-
-
-def test_training_again_does_not_touch_the_callers_random_numbers(networks, messages):
-    built = TrainAgain(networks, steps=5)
-    torch.manual_seed(7)
-    wanted = torch.rand(3)
-    torch.manual_seed(7)
-    built.start(0.1)
-    built.wait()
-    assert torch.equal(torch.rand(3), wanted)
-
-
-@pytest.mark.parametrize("p", [0, 0.6, -1, float("nan")])
-def test_a_noise_out_of_range_is_refused(p, networks):
-    with pytest.raises(ValueError, match="p must be"):
-        TrainAgain(networks).start(p)
+    built.wait()  # the next run knows nothing of the error

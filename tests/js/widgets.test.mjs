@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import * as widgets from "../../dvae_lib/widgets.mjs";
+import * as widgets from "../../dvae_lib/widgets/widgets.mjs";
 
 const { PIXELS, SIZE, crossEntropy, newPosterior, normal, uniforms } = widgets;
 const fixture = JSON.parse(readFileSync(process.env.DVAE_FIXTURE, "utf8"));

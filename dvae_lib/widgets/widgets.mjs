@@ -1,7 +1,7 @@
 // The explorers' front end: encoder, sampler and decoder in plain JavaScript, drawn on canvas. Nothing is fetched.
 //
 // The exported functions compute and touch no page, so that they run under node; `render` below them draws one of the
-// explorers. Python's side, in widgets.py, sends the weights and the controls. Explained in the chapter "Play: noise
+// explorers. Python's side, beside this file, sends the weights and the controls. Explained in the chapter "Play: noise
 // and code".
 
 export const SIZE = 24; // pixels, height and width of a picture

@@ -1,0 +1,254 @@
+"""The explorers: controls above a view, joined to it in the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets
+import traitlets
+
+from dvae_lib._checks import check_integer, check_number
+from dvae_lib.widgets.networks import Networks, listed
+from dvae_lib.widgets.views import (
+    NOISES,
+    DenoiseView,
+    InterpolateView,
+    LatentMapView,
+    TrainingNoiseView,
+    View,
+)
+
+
+class Explorer(ipywidgets.VBox):
+    """Controls above a view, each joined to the trait of the view that it is named after."""
+
+    def __init__(self, view: View, controls: Mapping[str, ipywidgets.Widget]) -> None:
+        self.view = view
+        self.controls = dict(controls)
+        self.links = []
+        for name, control in controls.items():
+            if control.has_trait("tooltip"):  # before ipywidgets 8, a label shows its own text
+                control.tooltip = control.description
+            trait = "index" if control.has_trait("index") else "value"  # of a choice, the place of what is chosen
+            self.links.append(ipywidgets.jslink((control, trait), (view, name)))
+        box = ipywidgets.Box(list(controls.values()))
+        box.add_class("dvae-controls")
+        super().__init__([box, view] if controls else [view])
+        self.add_class("dvae-explorer")
+
+    def __repr__(self) -> str:
+        levels = [self.view.networks.levels[index] for index in self.view.compared]
+        return f"{type(self).__name__}(p = {listed(levels)})"
+
+
+def close_widgets(*widgets: ipywidgets.Widget) -> None:
+    """Close these widgets and all that hang on them: children, layouts, styles, links, views and their networks."""
+    waiting, closed = list(widgets), set()
+    while waiting:
+        widget = waiting.pop()
+        if widget in closed:
+            continue
+        held = [getattr(widget, name) for name in widget.keys]
+        waiting += [value for value in held if isinstance(value, ipywidgets.Widget)]
+        waiting += [*getattr(widget, "children", ()), *getattr(widget, "links", ())]
+        widget.close()
+        closed.add(widget)
+
+
+def compared(networks: object, levels: Iterable[float]) -> dict[str, Any]:
+    """Return the traits of a view that compares the networks of these levels."""
+    networks = check_networks(networks)
+    return {"networks": networks, "compared": [networks.index(level) for level in levels]}
+
+
+def check_networks(networks: object) -> Networks:
+    if not isinstance(networks, Networks):
+        raise TypeError(f"networks must be Networks, got {type(networks).__name__}")
+    return networks
+
+
+def _check(view: type[View], trait: str, value: object, name: str = "") -> Any:
+    """Return `value` if the view's trait takes it; the error speaks of the argument `name`."""
+    bounds: Any = view.class_traits()[trait]
+    check = check_integer if isinstance(bounds, traitlets.Int) else check_number
+    return check(name or trait, value, bounds.min, bounds.max)
+
+
+def _check_square(view: type[View], name: str, square: object, prefix: str = "") -> dict[str, int]:
+    """Return the square's row and column, each under the name of its trait."""
+    if not isinstance(square, Sequence) or len(square) != 2:
+        raise TypeError(f"{name} must be (row, column), got {square!r}")
+    traits = zip((f"{prefix}row", f"{prefix}column"), square, strict=True)
+    return {trait: _check(view, trait, value, f"{trait} of {name}") for trait, value in traits}
+
+
+def _slider(view: View, trait: str, description: str = "") -> ipywidgets.Widget:
+    """A slider that starts at the trait's value and spans what it takes."""
+    bounds: Any = view.traits()[trait]
+    kind, step = (ipywidgets.IntSlider, 1) if isinstance(bounds, traitlets.Int) else (ipywidgets.FloatSlider, 0.01)
+    description = description or trait.replace("_", " ")
+    return kind(value=getattr(view, trait), min=bounds.min, max=bounds.max, step=step, description=description)
+
+
+def _sliders(view: View, traits: Iterable[str]) -> dict[str, ipywidgets.Widget]:
+    return {trait: _slider(view, trait) for trait in traits}
+
+
+def _checkbox(view: View, trait: str, description: str) -> ipywidgets.Widget:
+    return ipywidgets.Checkbox(value=getattr(view, trait), description=description, indent=False)
+
+
+def _seed_box(view: View) -> ipywidgets.Widget:
+    bounds: Any = view.traits()["seed"]
+    return ipywidgets.BoundedIntText(value=view.seed, min=bounds.min, max=bounds.max, description="seed")
+
+
+class LatentMap(Explorer):
+    """Drag a point over the code plane and see what each network decodes there.
+
+    The manifold is the backdrop; the dots are the codes of the 256 squares, coloured by the square's place.
+
+    Args:
+        networks: what to decode with.
+        code: where the point starts, each entry in [-4, 4].
+        levels: the training noise of the networks compared.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type or out of range; no network of such a level.
+    """
+
+    def __init__(
+        self, networks: Networks, code: Sequence[float] = (0.6, -0.4), levels: Sequence[float] = (0.0, 0.1)
+    ) -> None:
+        traits = compared(networks, levels)
+        if not isinstance(code, Sequence) or len(code) != 2:
+            raise TypeError(f"code must have two entries, got {code!r}")
+        z1, z2 = (_check(LatentMapView, trait, value, "code") for trait, value in zip(("z1", "z2"), code, strict=True))
+        view = LatentMapView(kind="latent_map", z1=z1, z2=z2, manifold=True, dots=True, **traits)
+        controls = {
+            "z1": _slider(view, "z1", "code z\u2081"),
+            "z2": _slider(view, "z2", "code z\u2082"),
+            "manifold": _checkbox(view, "manifold", "manifold"),
+            "dots": _checkbox(view, "dots", "codes of the 256 squares"),
+        }
+        super().__init__(view, controls)
+
+
+class Denoise(Explorer):
+    """Corrupt a square, or a picture drawn by hand, and see what each network makes of it.
+
+    Args:
+        networks: what to encode and decode with.
+        square: row and column of the square's corner, each from 0 to 15.
+        noise: one of `NOISES`.
+        level: the probability that a pixel is struck, or the standard deviation of Gaussian noise, in [0, 0.5].
+        seed: of the noise and of the code drawn from the posterior, from 0 to 9999.
+        levels: the training noise of the networks compared.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type or out of range; no network of such a level.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        square: Sequence[int] = (4, 10),
+        noise: str = "flip",
+        level: float = 0.1,
+        seed: int = 1,
+        levels: Sequence[float] = (0.0, 0.1),
+    ) -> None:
+        traits = compared(networks, levels)
+        if noise not in NOISES:
+            raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
+        corner = _check_square(DenoiseView, "square", square)
+        view = DenoiseView(
+            kind="denoise",
+            kind_of_noise=NOISES.index(noise),
+            level=_check(DenoiseView, "level", level),
+            seed=_check(DenoiseView, "seed", seed),
+            draw_code=False,
+            **corner,
+            **traits,
+        )
+        controls = {
+            **_sliders(view, corner),
+            "kind_of_noise": ipywidgets.Dropdown(options=NOISES, value=noise, description="noise"),
+            "level": _slider(view, "level"),
+            "seed": _seed_box(view),
+            "draw_code": _checkbox(view, "draw_code", "draw the code, do not take the mean"),
+        }
+        super().__init__(view, controls)
+
+
+class TrainingNoise(Explorer):
+    """Switch among networks trained with more and more noise, and see manifold and reconstruction change.
+
+    Args:
+        networks: what to switch among.
+        square: row and column of the square's corner, each from 0 to 15.
+        level: the probability that a pixel of the input is flipped, in [0, 0.5].
+        seed: of the noise, from 0 to 9999.
+        start: the training noise of the network shown first.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type or out of range; no network of that level.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        square: Sequence[int] = (4, 10),
+        level: float = 0.1,
+        seed: int = 1,
+        start: float = 0.0,
+    ) -> None:
+        traits = compared(networks, check_networks(networks).levels)
+        corner = _check_square(TrainingNoiseView, "square", square)
+        view = TrainingNoiseView(
+            kind="training_noise",
+            level=_check(TrainingNoiseView, "level", level),
+            seed=_check(TrainingNoiseView, "seed", seed),
+            index=networks.index(start),
+            **corner,
+            **traits,
+        )
+        options = [(f"{p:g}", p) for p in networks.levels]
+        controls = {
+            "index": ipywidgets.SelectionSlider(options=options, value=start, description="training p"),
+            "level": _slider(view, "level", "input noise"),
+            **_sliders(view, corner),
+            "seed": _seed_box(view),
+        }
+        super().__init__(view, controls)
+
+
+class Interpolate(Explorer):
+    """Go from one square to another, on the straight line between their codes and between their pixels.
+
+    Args:
+        networks: what to encode and decode with.
+        first: row and column of the first square's corner, each from 0 to 15.
+        last: the same, of the last square.
+        position: how far to go, in per cent.
+        levels: the training noise of the networks compared.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type or out of range; no network of such a level.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        first: Sequence[int] = (2, 2),
+        last: Sequence[int] = (12, 13),
+        position: int = 50,
+        levels: Sequence[float] = (0.0, 0.1),
+    ) -> None:
+        traits = compared(networks, levels)
+        corners = _check_square(InterpolateView, "first", first, "first_")
+        corners |= _check_square(InterpolateView, "last", last, "last_")
+        position = _check(InterpolateView, "position", position)
+        view = InterpolateView(kind="interpolate", position=position, **corners, **traits)
+        super().__init__(view, {**_sliders(view, corners), "position": _slider(view, "position", "per cent")})

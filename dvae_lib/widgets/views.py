@@ -1,0 +1,84 @@
+"""The state of each explorer: what its controls set, in Python and in the page, within bounds that are said here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import traitlets
+from anywidget import AnyWidget
+
+from dvae_lib.data import POSITIONS
+from dvae_lib.widgets.networks import Networks
+
+NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
+LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
+_FOLDER = Path(__file__).parent
+
+
+class View(AnyWidget):
+    """What one explorer draws."""
+
+    _esm = _FOLDER / "widgets.mjs"
+    _css = _FOLDER / "widgets.css"
+    kind = traitlets.Unicode().tag(sync=True)  # the front end's name for the explorer
+    networks = traitlets.Instance(Networks).tag(sync=True, **ipywidgets.widget_serialization)
+    compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
+    limit = traitlets.Float(LIMIT).tag(sync=True)
+
+    def __repr__(self) -> str:
+        return f"view of {self.kind.replace('_', ' ')}"
+
+
+def _corner() -> traitlets.Int:
+    return traitlets.Int(min=0, max=POSITIONS - 1).tag(sync=True)
+
+
+class LatentMapView(View):
+    z1 = traitlets.Float(min=-LIMIT, max=LIMIT).tag(sync=True)
+    z2 = traitlets.Float(min=-LIMIT, max=LIMIT).tag(sync=True)
+    manifold = traitlets.Bool().tag(sync=True)
+    dots = traitlets.Bool().tag(sync=True)
+
+
+class PictureView(View):
+    row = _corner()
+    column = _corner()
+    drawing = traitlets.Unicode("").tag(sync=True)  # 144 hexadecimal digits, or empty for the square
+    level = traitlets.Float(min=0, max=0.5).tag(sync=True)
+    seed = traitlets.Int(min=0, max=9999).tag(sync=True)
+
+    @traitlets.validate("drawing")
+    def _check_drawing(self, proposal: dict[str, Any]) -> str:
+        if not re.fullmatch("([0-9a-f]{144})?", proposal["value"]):
+            raise traitlets.TraitError(f"drawing must be 144 hexadecimal digits or empty, got {proposal['value']!r}")
+        return proposal["value"]
+
+
+class DenoiseView(PictureView):
+    kind_of_noise = traitlets.Int(min=0, max=len(NOISES) - 1).tag(sync=True)
+    draw_code = traitlets.Bool().tag(sync=True)
+
+
+class TrainingNoiseView(PictureView):
+    index = traitlets.Int(min=0).tag(sync=True)  # of the network shown
+
+    @traitlets.validate("index")
+    def _check_index(self, proposal: dict[str, Any]) -> int:
+        if proposal["value"] >= len(self.networks.levels):
+            raise traitlets.TraitError(f"index must be below {len(self.networks.levels)}, got {proposal['value']}")
+        return proposal["value"]
+
+
+class InterpolateView(View):
+    first_row = _corner()
+    first_column = _corner()
+    last_row = _corner()
+    last_column = _corner()
+    position = traitlets.Int(min=0, max=100).tag(sync=True)  # per cent of the way
+
+
+class TrainAgainView(View):
+    steps = traitlets.Int().tag(sync=True)
