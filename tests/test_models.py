@@ -21,66 +21,45 @@ from dvae_lib import (
 ALPHA = 1e-6  # the probability that a correct library fails a statistical test, were the seed another one
 
 
-class RecordingEncoder(nn.Module):
-    """Keeps what it is given; the posterior's parameters are the first two pixels and the next two."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def forward(self, images):
-        self.seen.append(images)
-        return images.flatten(1)[:, :2], images.flatten(1)[:, 2:4]
+def small(noise=None):
+    return mlp_vae((1, 6, 6), hidden_size=8, noise=noise)
 
 
-class Invert(nn.Module):
-    """A noise whose effect is known: x' = 1 - x in train mode."""
-
-    def forward(self, images):
-        return 1 - images if self.training else images
-
-
-def recorder(noise=None):
-    decoder = nn.Sequential(nn.Linear(2, 36), nn.Unflatten(1, (1, 6, 6)))
-    divergence, sampler = KullbackLeiblerDivergence(), ReparameterizationSampler()
-    return VariationalAutoencoder(RecordingEncoder(), divergence, sampler, decoder, noise)
-
-
-def small(noise=None, latent_size=2):
-    return mlp_vae((1, 6, 6), latent_size, hidden_size=8, noise=noise)
-
-
-def some_images(n=5, channels=1):
-    return torch.rand(n, channels, 6, 6).round()
+def some_images(n=5):
+    return torch.rand(n, 1, 6, 6).round()
 
 
 # the article's network
 
 
-def test_number_of_parameters():
-    assert sum(parameter.numel() for parameter in mlp_vae().parameters()) == 3_993_412
-
-
 def test_layers_of_the_article():
-    sizes = [(layer.in_features, layer.out_features) for layer in mlp_vae().modules() if isinstance(layer, nn.Linear)]
+    """A ReLU follows every hidden layer, and nothing the outputs."""
+    model = mlp_vae()
+    sizes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, nn.Linear)]
     encoder = [(576, 1152), (1152, 1152), (1152, 2), (1152, 2)]
     assert sizes == [*encoder, (2, 1152), (1152, 1152), (1152, 576)]
-
-
-def test_a_relu_follows_every_hidden_layer_and_nothing_follows_the_outputs():
-    model = small()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 3_993_412
     kinds = [[type(layer) for layer in part] for part in (model.encoder, model.decoder)]
     hidden = [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU]
     assert kinds == [[nn.Flatten, *hidden, GaussianHeads], [*hidden, nn.Linear, nn.Unflatten]]
 
 
-@pytest.mark.parametrize(("shape", "latent_size", "hidden_size"), [((1, 6, 6), 3, 8), ((3, 4, 5), 2, 7)])
-def test_number_of_parameters_by_hand(shape, latent_size, hidden_size):
-    pixels, h, q = math.prod(shape), hidden_size, latent_size
-    encoder = (pixels + 1) * h + (h + 1) * h + 2 * (h + 1) * q
-    decoder = (q + 1) * h + (h + 1) * h + (h + 1) * pixels
-    model = mlp_vae(shape, latent_size, hidden_size)
+@pytest.mark.parametrize("n", [1, 7])
+def test_every_size_can_be_chosen_and_is_kept_in_the_configuration(n):
+    model = mlp_vae((3, 4, 5), latent_size=6, hidden_size=7)
+    images = torch.rand(n, 3, 4, 5)
+    assert model(images).shape == images.shape
+    assert [parameter.shape for parameter in model.encode(images)] == [(n, 6), (n, 6)]
+    assert model.decode(torch.zeros(n, 6)).shape == images.shape
+    encoder = (60 + 1) * 7 + (7 + 1) * 7 + 2 * (7 + 1) * 6
+    decoder = (6 + 1) * 7 + (7 + 1) * 7 + (7 + 1) * 60
     assert sum(parameter.numel() for parameter in model.parameters()) == encoder + decoder
+    assert model.configuration == {
+        "builder": "mlp_vae",
+        "image_shape": [3, 4, 5],
+        "latent_size": 6,
+        "hidden_size": 7,
+    }
 
 
 def test_weights_start_uniform():
@@ -100,16 +79,14 @@ def test_weights_start_uniform():
                 assert 2 * stats.norm.sf(abs(score)) > ALPHA / 28
 
 
-def test_seed_decides_the_weights():
+def test_seed_decides_the_weights_with_or_without_noise():
+    """Noise adds no weights and draws nothing when the model is built."""
     torch.manual_seed(3)
-    first = small().state_dict()
+    plain = small().state_dict()
     torch.manual_seed(3)
-    second = small().state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_noise_adds_no_weights():
-    assert small(BernoulliNoise(0.1)).state_dict().keys() == small().state_dict().keys()
+    denoising = small(BernoulliNoise(0.1)).state_dict()
+    assert plain.keys() == denoising.keys()
+    assert all(torch.equal(plain[name], denoising[name]) for name in plain)
 
 
 def test_heads_are_two_maps():
@@ -118,207 +95,117 @@ def test_heads_are_two_maps():
     mean, log_variance = heads(features)
     torch.testing.assert_close(mean, features @ heads.mean.weight.T + heads.mean.bias)
     torch.testing.assert_close(log_variance, features @ heads.log_variance.weight.T + heads.log_variance.bias)
-    assert mean.shape == (5, 3)
-
-
-def test_configuration_says_what_was_asked_for():
-    assert mlp_vae((3, 4, 5), latent_size=6, hidden_size=7).configuration == {
-        "builder": "mlp_vae",
-        "image_shape": [3, 4, 5],
-        "latent_size": 6,
-        "hidden_size": 7,
-    }
 
 
 # what feeds what
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 4, 5)])
-@pytest.mark.parametrize("n", [1, 7])
-def test_shapes(shape, n):
-    model = mlp_vae(shape, latent_size=3, hidden_size=8)
-    images = torch.rand(n, *shape)
-    assert model(images).shape == images.shape
-    assert [parameter.shape for parameter in model.encode(images)] == [(n, 3), (n, 3)]
-    assert model.decode(torch.zeros(n, 3)).shape == images.shape
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("p", [None, 0.3])
+def test_forward_written_out(p, training):
+    """Noise in train mode only, encoder, divergence, sampler and decoder, step by step with the same seed.
 
-
-def test_forward_is_noise_encode_sample_decode():
-    """Step by step with the same seed; sample = mean + exp(log_variance / 2) eps written out."""
-    model, images = small(BernoulliNoise(0.3)), some_images()
+    The state of the default generator afterwards shows that nothing else is drawn.
+    """
+    model = small(None if p is None else BernoulliNoise(p)).train(training)
+    model.divergence.weight = 0.25
+    assert model.posterior == ()
+    model(some_images(2))  # what this pass leaves behind does not count
+    images = some_images()
+    before = images.clone()
     torch.manual_seed(7)
     logits = model(images)
+    generator_state = torch.get_rng_state()
+    assert torch.equal(images, before)
+
     torch.manual_seed(7)
-    corrupted = torch.where(torch.rand(images.shape) < 0.3, 1 - images, images)
-    mean, log_variance = model.encoder(corrupted)
+    noisy = training and p is not None
+    encoded = torch.where(torch.rand(images.shape) < p, 1 - images, images) if noisy else images
+    mean, log_variance = model.encoder(encoded)
     codes = mean + torch.exp(log_variance / 2) * torch.randn(5, 2)
     torch.testing.assert_close(logits, model.decoder(codes))
+    assert torch.equal(torch.get_rng_state(), generator_state)
+
+    divergence = kl_divergence(Normal(mean, torch.exp(log_variance / 2)), Normal(0.0, 1.0)).sum()
+    torch.testing.assert_close(model.kl, 0.25 * divergence)
+    torch.testing.assert_close(model.posterior, (mean, log_variance))
+    assert not any(parameter.requires_grad for parameter in model.posterior)
 
 
-def test_encode_and_decode_are_encoder_and_decoder():
-    model, images, codes = small(), some_images(), torch.randn(4, 2)
+@pytest.mark.parametrize("training", [True, False])
+def test_encode_and_decode_are_encoder_and_decoder_without_noise(training):
+    model, images, codes = small(BernoulliNoise(0.5)).train(training), some_images(), torch.randn(4, 2)
     assert all(map(torch.equal, model.encode(images), model.encoder(images)))
     assert torch.equal(model.decode(codes), model.decoder(codes))
 
 
-def test_noise_is_seen_by_the_encoder_in_train_mode():
-    model, images = recorder(Invert()), some_images()
-    model.train()(images)
-    assert torch.equal(model.encoder.seen[0], 1 - images)
-
-
-def test_no_noise_is_seen_in_eval_mode():
-    model, images = recorder(Invert()), some_images()
-    model.eval()(images)
-    assert torch.equal(model.encoder.seen[0], images)
-
-
-def test_without_noise_the_encoder_sees_the_images():
-    model, images = recorder(), some_images()
-    model.train()(images)
-    assert model.encoder.seen[0] is images
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_encode_is_clean(training):
-    model, images = recorder(Invert()).train(training), some_images()
-    model.encode(images)
-    assert model.encoder.seen[0] is images
-
-
-def test_noise_is_drawn_once_a_pass():
-    """Exactly the noise layer's draws come before the sampler's: nothing else touches the generator."""
-    model, images = small(BernoulliNoise(0.3)), some_images()
-    torch.manual_seed(7)
-    model(images)
-    after = torch.get_rng_state()
-    torch.manual_seed(7)
-    torch.rand(images.shape)
-    torch.randn(5, 2)
-    assert torch.equal(torch.get_rng_state(), after)
-
-
-def test_images_stay_clean():
-    model, images = small(BernoulliNoise(0.5)), some_images()
-    before = images.clone()
-    model(images)
-    assert torch.equal(images, before)
-
-
-def test_denoising_model_in_eval_mode_is_the_plain_model():
-    plain, denoising, images = small(), small(BernoulliNoise(0.3)), some_images()
-    denoising.load_state_dict(plain.state_dict())
-    torch.manual_seed(7)
-    expected = plain.eval()(images)
-    torch.manual_seed(7)
-    assert torch.equal(denoising.eval()(images), expected)
-
-
-# kl and posterior
-
-
-def test_kl_is_that_of_the_last_pass():
-    model, images = small(latent_size=3).eval(), some_images()
-    model(some_images(2))
-    model(images)
-    mean, log_variance = model.encoder(images)
-    expected = kl_divergence(Normal(mean, torch.exp(log_variance / 2)), Normal(0.0, 1.0)).sum()
-    torch.testing.assert_close(model.kl, expected)
-
-
-def test_kl_in_train_mode_is_that_of_the_corrupted_images():
-    model, images = recorder(Invert()).train(), some_images()
-    model(images)
-    mean, log_variance = (1 - images).flatten(1)[:, :2], (1 - images).flatten(1)[:, 2:4]
-    expected = kl_divergence(Normal(mean, torch.exp(log_variance / 2)), Normal(0.0, 1.0)).sum()
-    torch.testing.assert_close(model.kl, expected)
-
-
-def test_kl_has_the_weight_of_the_divergence():
-    model, images = small().eval(), some_images()
-    model(images)
-    plain = model.kl.item()
-    model.divergence.weight = 0.25
-    model(images)
-    assert model.kl.item() == pytest.approx(plain / 4)
-
-
-def test_kl_reaches_the_encoder_but_not_the_decoder():
+def test_kl_reaches_the_encoder_alone_and_the_logits_reach_every_weight():
     model = small()
-    model(some_images())
-    model.kl.backward()
-    assert all(parameter.grad.any() for parameter in model.encoder.parameters())
-    assert all(parameter.grad is None for parameter in model.decoder.parameters())
-
-
-def test_reconstruction_reaches_every_weight():
-    model = small()
-    model(some_images()).square().sum().backward()
-    assert all(parameter.grad.any() for parameter in model.parameters())
-
-
-def test_posterior_is_what_the_encoder_said_without_its_graph():
-    model, images = small().eval(), some_images()
-    assert model.posterior == ()
-    model(images)
-    torch.testing.assert_close(model.posterior, model.encoder(images))
-    assert not any(parameter.requires_grad for parameter in model.posterior)
+    logits = model(some_images())
+    names, weights = zip(*model.named_parameters(), strict=True)
+    by_kl = torch.autograd.grad(model.kl, weights, retain_graph=True, allow_unused=True)
+    for name, gradient in zip(names, by_kl, strict=True):
+        assert gradient.any() if name.startswith("encoder.") else gradient is None, name
+    assert all(gradient.any() for gradient in torch.autograd.grad(logits.square().sum(), weights))
 
 
 def test_model_can_be_copied_after_a_pass():
+    """Which keeps tensors that hang on a graph."""
     model, images = small(BernoulliNoise(0.3)), some_images()
     model(images)
-    twin = copy.deepcopy(model)
-    torch.manual_seed(7)
-    expected = model(images)
-    torch.manual_seed(7)
-    assert torch.equal(twin(images), expected)
-    with torch.no_grad():
-        next(twin.parameters()).zero_()
-    assert next(model.parameters()).any()
+    assert all(map(torch.equal, copy.deepcopy(model).encode(images), model.encode(images)))
+
+
+class FirstPixels(nn.Module):
+    """An encoder for images of any size: the parameters are the first two pixels and the next two."""
+
+    def forward(self, images):
+        return images.flatten(1)[:, :2], images.flatten(1)[:, 2:4]
+
+
+def by_hand():
+    decoder = nn.Sequential(nn.Linear(2, 36), nn.Unflatten(1, (1, 6, 6)))
+    return VariationalAutoencoder(FirstPixels(), KullbackLeiblerDivergence(), ReparameterizationSampler(), decoder)
+
+
+def test_a_model_put_together_by_hand_takes_any_size():
+    assert by_hand()(torch.rand(2, 3, 4, 5)).shape == (2, 1, 6, 6)
 
 
 # errors
 
 
-@pytest.mark.parametrize("method", ["forward", "encode"])
-@pytest.mark.parametrize(
-    ("images", "error", "message"),
-    [
-        (torch.zeros(1, 6, 6), ValueError, r"images must have shape \(n, 1, 6, 6\), got \(1, 6, 6\)"),
-        (torch.zeros(2, 1, 6, 7), ValueError, r"images must have shape \(n, 1, 6, 6\), got \(2, 1, 6, 7\)"),
-        (torch.zeros(2, 4, 3, 3), ValueError, r"images must have shape \(n, 1, 6, 6\), got \(2, 4, 3, 3\)"),
-        (torch.zeros(0, 1, 6, 6), ValueError, "images must hold at least one image"),
-        (torch.zeros(2, 1, 6, 6).int(), TypeError, "images must be a floating-point tensor, got dtype torch.int32"),
-        ([[0.0]], TypeError, "images must be a torch.Tensor, got list"),
-    ],
-)
-def test_images_that_do_not_fit(method, images, error, message):
-    with pytest.raises(error, match=message):
-        getattr(small(), method)(images)
+IMAGES = [
+    (torch.zeros(1, 6, 6), ValueError, r"images must have shape \(n, 1, 6, 6\), got \(1, 6, 6\)"),
+    (torch.zeros(2, 1, 6, 7), ValueError, r"images must have shape \(n, 1, 6, 6\), got \(2, 1, 6, 7\)"),
+    (torch.zeros(2, 4, 3, 3), ValueError, r"images must have shape \(n, 1, 6, 6\), got \(2, 4, 3, 3\)"),
+    (torch.zeros(0, 1, 6, 6), ValueError, "images must hold at least one image"),
+    (torch.zeros(2, 1, 6, 6).int(), TypeError, "images must be a floating-point tensor, got dtype torch.int32"),
+    ([[0.0]], TypeError, "images must be a torch.Tensor, got list"),
+]
+CODES = [
+    (torch.zeros(2), ValueError, r"codes must have shape \(n, 2\), got \(2,\)"),
+    (torch.zeros(4, 3), ValueError, r"codes must have shape \(n, 2\), got \(4, 3\)"),
+    (torch.zeros(4, 2).long(), TypeError, "codes must be a floating-point tensor, got dtype torch.int64"),
+    ((0.0, 0.0), TypeError, "codes must be a torch.Tensor, got tuple"),
+]
+OF_ANY_SIZE = [
+    ("encode", torch.zeros(4, 5), r"images must have shape \(n, channels, height, width\), got \(4, 5\)"),
+    ("decode", torch.zeros(2), r"codes must have shape \(n, code\), got \(2,\)"),
+]
 
 
 @pytest.mark.parametrize(
-    ("codes", "error", "message"),
+    ("model", "method", "argument", "error", "message"),
     [
-        (torch.zeros(2), ValueError, r"codes must have shape \(n, 2\), got \(2,\)"),
-        (torch.zeros(4, 3), ValueError, r"codes must have shape \(n, 2\), got \(4, 3\)"),
-        (torch.zeros(4, 2).long(), TypeError, "codes must be a floating-point tensor, got dtype torch.int64"),
-        ((0.0, 0.0), TypeError, "codes must be a torch.Tensor, got tuple"),
+        *((small, method, *case) for case in IMAGES for method in ("forward", "encode")),
+        *((small, "decode", *case) for case in CODES),
+        *((by_hand, method, argument, ValueError, message) for method, argument, message in OF_ANY_SIZE),
     ],
 )
-def test_codes_that_do_not_fit(codes, error, message):
-    with pytest.raises(error, match=message):
-        small().decode(codes)
-
-
-def test_a_model_put_together_by_hand_takes_any_size_but_no_other_rank():
-    model = recorder()
-    assert model(torch.rand(2, 3, 4, 5)).shape == (2, 1, 6, 6)
-    with pytest.raises(ValueError, match=r"images must have shape \(n, channels, height, width\), got \(4, 5\)"):
-        model.encode(torch.rand(4, 5))
-    with pytest.raises(ValueError, match=r"codes must have shape \(n, code\), got \(2,\)"):
-        model.decode(torch.rand(2))
+def test_images_and_codes_that_do_not_fit(model, method, argument, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        getattr(model(), method)(argument)
 
 
 @pytest.mark.parametrize(
@@ -335,5 +222,5 @@ def test_a_model_put_together_by_hand_takes_any_size_but_no_other_rank():
     ],
 )
 def test_builder_arguments_that_do_not_fit(arguments, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         mlp_vae(**arguments)

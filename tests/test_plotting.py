@@ -16,13 +16,9 @@ from dvae_lib.plotting import PALETTE, use_book_style
 # image_grid
 
 
-def numbered(n, height=2, width=2):
-    """Images whose pixels are 0.01, 0.02, ..., all different."""
-    return torch.arange(1, n * height * width + 1).reshape(n, 1, height, width) / 100
-
-
 def test_grid_by_hand():
     """Three images, two a row: one line of grey between them, and a grey place at the end."""
+    images = torch.arange(1, 13).reshape(3, 1, 2, 2) / 100
     g = 0.5
     expected = [
         [0.01, 0.02, g, 0.05, 0.06],
@@ -31,18 +27,7 @@ def test_grid_by_hand():
         [0.09, 0.10, g, g, g],
         [0.11, 0.12, g, g, g],
     ]
-    torch.testing.assert_close(image_grid(numbered(3), columns=2), torch.tensor(expected))
-
-
-def test_grid_without_padding():
-    expected = [[0.01, 0.02, 0.03, 0.07, 0.08, 0.09], [0.04, 0.05, 0.06, 0.10, 0.11, 0.12]]
-    torch.testing.assert_close(image_grid(numbered(2, 2, 3), columns=2, padding=0), torch.tensor(expected))
-
-
-def test_grid_has_columns_without_images():
-    """Fewer images than columns: the row is filled up with grey."""
-    expected = [[0.01, 0.5, 0.02, 0.5, 0.5]]
-    torch.testing.assert_close(image_grid(numbered(2, 1, 1), columns=3), torch.tensor(expected))
+    torch.testing.assert_close(image_grid(images, columns=2), torch.tensor(expected))
 
 
 @given(
@@ -53,10 +38,11 @@ def test_grid_has_columns_without_images():
     padding=st.integers(0, 3),
 )
 def test_grid_holds_every_image_and_grey_elsewhere(n, height, width, columns, padding):
-    images = torch.rand(n, 1, height, width)
+    images = torch.rand(n, 1, height, width, dtype=torch.float64)
     grid = image_grid(images, columns, padding)
     rows = (n + columns - 1) // columns
     assert grid.shape == (rows * height + (rows - 1) * padding, columns * width + (columns - 1) * padding)
+    assert grid.dtype == images.dtype
     grey = torch.ones_like(grid, dtype=torch.bool)
     for i in range(n):
         top, left = i // columns * (height + padding), i % columns * (width + padding)
@@ -66,32 +52,12 @@ def test_grid_holds_every_image_and_grey_elsewhere(n, height, width, columns, pa
     assert (grid[grey] == 0.5).all()
 
 
-def test_grid_of_images_with_a_graph_is_detached():
-    images = torch.rand(2, 1, 3, 3, requires_grad=True)
-    assert not image_grid(images, 2).requires_grad
-
-
-def test_grid_is_a_copy():
-    images = torch.zeros(1, 1, 2, 2)
-    image_grid(images, 1, padding=0).fill_(1)
+def test_grid_is_a_copy_without_a_graph():
+    images = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    grid = image_grid(images, 1, padding=0)
+    assert not grid.requires_grad
+    grid.fill_(1)
     assert not images.any()
-
-
-@pytest.mark.parametrize(
-    ("images", "columns", "padding", "error", "message"),
-    [
-        (torch.zeros(2, 3, 3), 1, 1, ValueError, "images must have shape"),
-        (torch.zeros(0, 1, 3, 3), 1, 1, ValueError, "images must hold at least one image"),
-        (torch.zeros(2, 1, 3, 3).int(), 1, 1, TypeError, "images must be a floating-point tensor"),
-        (torch.zeros(2, 1, 3, 3), 0, 1, ValueError, "columns must be at least 1, got 0"),
-        (torch.zeros(2, 1, 3, 3), 1.5, 1, TypeError, "columns must be an integer, got float 1.5"),
-        (torch.zeros(2, 1, 3, 3), 1, -1, ValueError, "padding must be .*at least 0, got -1"),
-        (torch.zeros(2, 1, 3, 3), 1, "1", TypeError, "padding must be .* got str '1'"),
-    ],
-)
-def test_grid_arguments_that_do_not_fit(images, columns, padding, error, message):
-    with pytest.raises(error, match=message):
-        image_grid(images, columns, padding)
 
 
 # latent_grid
@@ -101,28 +67,12 @@ def test_codes_of_the_article():
     """0.1 i - 1.05 for i = 1 .. 20 on both axes, from the top left picture, row by row."""
     axis = [0.1 * i - 1.05 for i in range(1, 21)]
     expected = torch.tensor([[first, second] for second in reversed(axis) for first in axis])
-    codes = latent_grid()
-    assert (codes.shape, codes.dtype) == ((400, 2), torch.float32)
-    torch.testing.assert_close(codes, expected, atol=1e-6, rtol=0)
-    assert codes[0].tolist() == pytest.approx([-0.95, 0.95])
+    torch.testing.assert_close(latent_grid(), expected, atol=1e-6, rtol=0)
 
 
 def test_codes_of_a_small_grid():
     assert latent_grid(2, 3.0).tolist() == [[-3, 3], [3, 3], [-3, -3], [3, -3]]
-
-
-@pytest.mark.parametrize(
-    ("size", "limit", "error", "message"),
-    [
-        (0, 1.0, ValueError, "size must be at least 1, got 0"),
-        (2.5, 1.0, TypeError, "size must be an integer, got float 2.5"),
-        (2, -1.0, ValueError, "limit must be finite and at least 0, got -1.0"),
-        (2, "1", TypeError, "limit must be a number, got str '1'"),
-    ],
-)
-def test_grid_of_codes_that_does_not_fit(size, limit, error, message):
-    with pytest.raises(error, match=message):
-        latent_grid(size, limit)
+    assert latent_grid(1, 0).tolist() == [[0, 0]]
 
 
 # show_manifold
@@ -149,8 +99,11 @@ def drawn(axes):
 
 
 def test_manifold_has_z1_to_the_right_and_z2_upwards():
-    """The picture that covers the point (z1, z2) of the axes is the one decoded from (z1, z2)."""
-    picture, (left, right, bottom, top) = drawn(show_manifold(TwoTones()))
+    """The picture that covers the point (z1, z2) of the axes shows the probabilities decoded from (z1, z2)."""
+    axes = show_manifold(TwoTones())
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("code $z_1$", "code $z_2$")
+    assert axes.images[0].get_clim() == (0, 1)
+    picture, (left, right, bottom, top) = drawn(axes)
     assert picture.shape == (40, 40)
     for z1, z2 in [(-0.95, 0.95), (0.95, 0.95), (-0.95, -0.95), (0.35, -0.55)]:
         row = int((top - z2) / (top - bottom) * 20)
@@ -160,47 +113,29 @@ def test_manifold_has_z1_to_the_right_and_z2_upwards():
         np.testing.assert_allclose(cell, [[upper, upper], [lower, lower]], atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "limit", "edge"), [(20, 0.95, 1.0), (2, 1.0, 2.0), (5, 2.0, 2.5)])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("size", "limit", "edge"), [(20, 0.95, 1.0), (2, 1.0, 2.0), (5, 2.0, 2.5), (1, 1.5, 1.5)])
 def test_manifold_extends_half_a_picture_beyond_the_outer_codes(size, limit, edge):
     _, extent = drawn(show_manifold(TwoTones(), size=size, limit=limit))
     assert extent == pytest.approx((-edge, edge, -edge, edge))
 
 
-def test_manifold_shows_probabilities_on_the_full_range_of_greys():
-    axes = show_manifold(TwoTones(), size=3)
-    assert axes.images[0].get_clim() == (0, 1)
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("code $z_1$", "code $z_2$")
-
-
-def test_manifold_takes_the_axes_that_it_is_given():
+def test_manifold_takes_the_axes_that_it_is_given_and_computes_no_gradients():
     _, axes = plt.subplots()
-    before = plt.get_fignums()
-    assert show_manifold(TwoTones(), axes, size=3) is axes
+    before, model = plt.get_fignums(), TwoTones()
+    assert show_manifold(model, axes, size=3) is axes
     assert len(axes.images) == 1
     assert plt.get_fignums() == before
-
-
-def test_manifold_computes_no_gradients():
-    model = TwoTones()
-    show_manifold(model, size=3)
     assert model.gradients is False
     assert torch.is_grad_enabled()
 
 
-def test_manifold_of_a_real_model():
-    model = mlp_vae(hidden_size=8)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_manifold_of_a_real_model_of_any_dtype(dtype):
+    model = mlp_vae(hidden_size=8).to(dtype)
     picture, _ = drawn(show_manifold(model, size=3, limit=1.0))
-    first = model.decode(torch.tensor([[-1.0, 1.0]])).sigmoid()[0, 0].detach()
+    first = model.decode(torch.tensor([[-1.0, 1.0]], dtype=dtype)).float().sigmoid()[0, 0].detach()
     np.testing.assert_allclose(picture[:24, :24], first, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("latent_size", "size", "message"),
-    [(3, 3, r"codes must have shape \(n, 3\), got \(9, 2\)"), (2, 0, "size must be at least 1, got 0")],
-)
-def test_manifold_that_does_not_fit(latent_size, size, message):
-    with pytest.raises(ValueError, match=message):
-        show_manifold(mlp_vae(latent_size=latent_size, hidden_size=8), size=size)
 
 
 # plot_protocol
@@ -213,23 +148,24 @@ def protocol(n=7, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("window", "groups"),
-    [(1, [[0], [1], [2], [3], [4], [5], [6]]), (3, [[0, 1, 2], [3, 4, 5]]), (7, [range(7)]), (50, [range(7)])],
+    ("steps", "window", "groups"),
+    [
+        (7, {"window": 1}, [[0], [1], [2], [3], [4], [5], [6]]),
+        (7, {"window": 3}, [[0, 1, 2], [3, 4, 5]]),
+        (7, {"window": 7}, [range(7)]),
+        (7, {}, [range(7)]),
+        (120, {}, [range(50), range(50, 100)]),
+    ],
 )
-def test_lines_are_window_means(window, groups):
-    """The steps of an incomplete last window are left out; a run shorter than a window is one point."""
-    run = protocol()
-    figure = plot_protocol(run, window)
+def test_lines_are_window_means(steps, window, groups):
+    """Of 50 steps if not given; an incomplete last window is left out, and a run shorter than a window is one point."""
+    run = protocol(steps)
+    figure = plot_protocol(run, **window)
     for axes, name in zip(figure.axes, DRAWN, strict=True):
         (line,) = axes.lines
         np.testing.assert_allclose(line.get_xdata(), [np.mean(group) for group in groups])
         column = getattr(run, name)
         np.testing.assert_allclose(line.get_ydata(), [column[list(group)].mean() for group in groups], rtol=1e-6)
-
-
-def test_window_is_50_if_not_given():
-    figure = plot_protocol(protocol(120))
-    assert list(figure.axes[0].lines[0].get_xdata()) == [24.5, 74.5]
 
 
 def test_band_is_one_standard_deviation():
@@ -243,37 +179,25 @@ def test_band_is_one_standard_deviation():
         assert (heights.min(), heights.max()) == pytest.approx((low, high), rel=1e-5)
 
 
-def test_two_runs_share_the_axes():
-    runs = {"VAE": protocol(7, seed=1), "DVAE": protocol(4, seed=2)}
+def test_runs_by_name_share_the_axes_and_have_a_legend():
+    """More runs than there are line styles: the styles come again, told apart by their colours."""
+    runs = {name: protocol(4 + seed, seed) for seed, name in enumerate(["VAE", "DVAE", "third", "fourth", "fifth"])}
     figure = plot_protocol(runs, window=1)
     for axes, name in zip(figure.axes, DRAWN, strict=True):
-        assert [line.get_label() for line in axes.lines] == ["VAE", "DVAE"]
+        assert [line.get_label() for line in axes.lines] == list(runs)
         for line, run in zip(axes.lines, runs.values(), strict=True):
             np.testing.assert_allclose(line.get_ydata(), getattr(run, name))
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["VAE", "DVAE"]
+        assert [line.get_linestyle() for line in axes.lines] == ["-", "--", "-.", ":", "-"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(runs)
 
 
-def test_one_run_has_no_legend():
-    assert plot_protocol(protocol()).axes[0].get_legend() is None
-
-
-def test_axes_say_what_they_show():
+def test_axes_of_one_run_say_what_they_show_without_a_legend():
     axes = plot_protocol(protocol()).axes
     assert [each.get_ylabel().split()[0] for each in axes] == ["reconstruction", "divergence", "mean", "log-variance:"]
     assert [each.get_xlabel() for each in axes] == ["", "", "step", "step"]
     assert [each.get_yscale() for each in axes] == ["log", "log", "linear", "linear"]
     assert all("nats per image" in each.get_ylabel() for each in axes[:2])
-
-
-@pytest.mark.parametrize(("window", "error"), [(0, ValueError), (1.5, TypeError)])
-def test_window_that_does_not_fit(window, error):
-    with pytest.raises(error, match="window must be "):
-        plot_protocol(protocol(), window)
-
-
-def test_no_protocol():
-    with pytest.raises(ValueError, match="protocols must hold at least one protocol, got none"):
-        plot_protocol({})
+    assert axes[0].get_legend() is None
 
 
 # the book's style
@@ -287,43 +211,47 @@ def test_book_style():
         image = axes.imshow(np.zeros((2, 2)))
         assert (image.get_cmap().name, image.get_interpolation()) == ("gray", "nearest")
         assert to_hex(axes.lines[0].get_color()).upper() == PALETTE[0]
-        assert to_hex(axes.figure.get_facecolor()) == "#ffffff"
-
-
-def test_colours_differ():
+        assert to_hex(axes.figure.get_facecolor()) == to_hex(mpl.rcParams["savefig.facecolor"]) == "#ffffff"
     assert len(set(PALETTE)) == len(PALETTE) == 7
 
 
-def test_grid_of_colour_images():
-    with pytest.raises(ValueError, match=r"images must have shape \(n, 1, height, width\), got \(2, 3, 4, 4\)"):
-        image_grid(torch.rand(2, 3, 4, 4), 2)
-
-
-def test_padding_is_an_integer():
-    with pytest.raises(TypeError, match=r"padding must be an integer, got float 0\.5"):
-        image_grid(torch.rand(2, 1, 4, 4), 2, 0.5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_manifold_of_a_model_of_another_dtype(dtype):
-    show_manifold(mlp_vae(hidden_size=8).to(dtype), size=2)
-
-
-@pytest.mark.filterwarnings("error")
-def test_manifold_warns_of_nothing():
-    show_manifold(TwoTones(), size=2)
+# errors
 
 
 @pytest.mark.parametrize(
-    ("protocols", "error", "message"),
+    ("function", "arguments", "error", "message"),
     [
-        (protocol(0), ValueError, "protocols must hold runs of at least one step, got an empty one as ''"),
-        ({"VAE": protocol(3), "DVAE": protocol(0)}, ValueError, "got an empty one as 'DVAE'"),
-        ({"VAE": 3}, TypeError, "protocols must hold Protocols, got int as 'VAE'"),
-        ([1], TypeError, "protocols must be a Protocol or a mapping to Protocols, got list"),
-        (None, TypeError, "got NoneType"),
+        (image_grid, (torch.zeros(2, 3, 3), 1), ValueError, "images must have shape"),
+        (
+            image_grid,
+            (torch.zeros(2, 3, 4, 4), 2),
+            ValueError,
+            r"images .* shape \(n, 1, height, width\), got \(2, 3, ",
+        ),
+        (image_grid, (torch.zeros(0, 1, 3, 3), 1), ValueError, "images must hold at least one image"),
+        (image_grid, (torch.zeros(2, 1, 3, 3).int(), 1), TypeError, "images must be a floating-point tensor"),
+        (image_grid, (torch.zeros(2, 1, 3, 3), 0), ValueError, "columns must be at least 1, got 0"),
+        (image_grid, (torch.zeros(2, 1, 3, 3), 1.5), TypeError, "columns must be an integer, got float 1.5"),
+        (image_grid, (torch.zeros(2, 1, 3, 3), 1, -1), ValueError, "padding must be at least 0, got -1"),
+        (image_grid, (torch.zeros(2, 1, 3, 3), 1, 0.5), TypeError, "padding must be an integer, got float 0.5"),
+        (latent_grid, (0, 1.0), ValueError, "size must be at least 1, got 0"),
+        (latent_grid, (2.5, 1.0), TypeError, "size must be an integer, got float 2.5"),
+        (latent_grid, (2, -1.0), ValueError, "limit must be finite and at least 0, got -1.0"),
+        (latent_grid, (2, "1"), TypeError, "limit must be a number, got str '1'"),
+        (show_manifold, (TwoTones(), None, 0), ValueError, "size must be at least 1, got 0"),
+        (show_manifold, (TwoTones(), None, 2, -1.0), ValueError, "limit must be finite and at least 0, got -1.0"),
+        (show_manifold, (TwoTones(), None, 2, 0), ValueError, "limit must be greater than 0, got 0"),
+        (show_manifold, (mlp_vae((1, 2, 2), 3, 4), None, 3), ValueError, r"codes must .* \(n, 3\), got \(9, 2\)"),
+        (plot_protocol, (protocol(), 0), ValueError, "window must be at least 1, got 0"),
+        (plot_protocol, (protocol(), 1.5), TypeError, "window must be an integer, got float 1.5"),
+        (plot_protocol, ({},), ValueError, "protocols must hold at least one protocol, got none"),
+        (plot_protocol, (protocol(0),), ValueError, "protocols .* at least one step, got an empty one as ''"),
+        (plot_protocol, ({"VAE": protocol(3), "DVAE": protocol(0)},), ValueError, ".* got an empty one as 'DVAE'"),
+        (plot_protocol, ({"VAE": 3},), TypeError, "protocols must hold Protocols, got int as 'VAE'"),
+        (plot_protocol, ([1],), TypeError, "protocols must be a Protocol or a mapping to Protocols, got list"),
+        (plot_protocol, (None,), TypeError, "protocols must be a Protocol or a mapping to Protocols, got NoneType"),
     ],
 )
-def test_protocols_that_do_not_fit(protocols, error, message):
-    with pytest.raises(error, match=message):
-        plot_protocol(protocols)
+def test_arguments_that_do_not_fit(function, arguments, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        function(*arguments)
