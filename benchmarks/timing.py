@@ -31,6 +31,7 @@ import dvae_lib
 from benchmarks.floor import synchronize
 from benchmarks.loops import Builder, load
 from dvae_lib import all_squares, mlp_vae
+from dvae_lib.runs.devices import bfloat16_instructions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 IMAGES = 50_000
@@ -217,14 +218,15 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "processor": processor,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": bfloat16_instructions(),
     }
 
 
 def result_path(description: Mapping[str, Any]) -> Path:
-    """Return the file of this hardware under benchmarks/results/."""
+    """Return the file of this hardware under benchmarks/results/: processors of one name may differ in instructions."""
     name = description["name"]
     if description["device"] == "cpu":
-        name += f" {description['threads']} threads"
+        name += f" {' '.join(description['bfloat16']) or 'no bf16'} {description['threads']} threads"
     return RESULTS / (re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".json")
 
 
