@@ -103,6 +103,16 @@ def test_few_cells_go_uncompared(path):
     assert not any(re.search(r"(?i)^#\s*nbval", cell.source, re.MULTILINE) for _, cell in cells), "use tags"
 
 
+def test_few_pictures_go_uncompared():
+    """Only what shows measured times; a tag that nobody knows would do nothing."""
+    cells = [cell for path in NOTEBOOKS for _, cell in code_cells(path)]
+    known = {"hide-input", "raises-exception", "nbval-ignore-output", "picture-varies", "picture-of-cpu"}
+    assert {tag for cell in cells for tag in tags(cell)} <= known
+    drawn = [cell for cell in cells if figures(cell)]
+    assert all(figures(cell) for cell in cells if {"picture-varies", "picture-of-cpu"} & set(tags(cell)))
+    assert sum("picture-varies" in tags(cell) for cell in drawn) <= len(drawn) / 20
+
+
 @each_notebook
 def test_cells_are_short(path):
     for index, cell in code_cells(path):

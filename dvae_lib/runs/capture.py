@@ -155,7 +155,8 @@ class CapturedStep:
         finally:
             torch.cuda.set_stream(before)  # a capture that fails leaves its own stream current, and its memory open
             if not whole:
-                torch._C._cuda_endAllocateToPool(before.device_index, graph.pool())
+                with contextlib.suppress(RuntimeError):  # where CUDA could end the capture, it is closed already
+                    torch._C._cuda_endAllocateToPool(before.device_index, graph.pool())
         return graph
 
 
