@@ -12,6 +12,7 @@ from refresh import normalise, notebooks, pages
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
+PICTURE_TAGS = {"picture-varies", "picture-of-cpu", "picture-of-training"}  # tools/pictures.py
 OTHER_FILES = {"references.bib", "ruff.toml"}  # in book/ beside the pages
 
 
@@ -106,10 +107,10 @@ def test_few_cells_go_uncompared(path):
 def test_few_pictures_go_uncompared():
     """Only what shows measured times; a tag that nobody knows would do nothing."""
     cells = [cell for path in NOTEBOOKS for _, cell in code_cells(path)]
-    known = {"hide-input", "raises-exception", "nbval-ignore-output", "picture-varies", "picture-of-cpu"}
+    known = {"hide-input", "remove-output", "raises-exception", "nbval-ignore-output", *PICTURE_TAGS}
     assert {tag for cell in cells for tag in tags(cell)} <= known
     drawn = [cell for cell in cells if figures(cell)]
-    assert all(figures(cell) for cell in cells if {"picture-varies", "picture-of-cpu"} & set(tags(cell)))
+    assert all(figures(cell) for cell in cells if PICTURE_TAGS & set(tags(cell)))
     assert sum("picture-varies" in tags(cell) for cell in drawn) <= len(drawn) / 20
 
 

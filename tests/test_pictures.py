@@ -67,10 +67,21 @@ def test_another_version_may_move_letters_and_axes_a_little(change, seen):
     assert pictures.problem(drawn(), drawn(**change)) is not None
 
 
-def test_another_freetype_is_another_version(monkeypatch):
+def test_by_blocks_and_with_another_freetype_as_with_another_version(monkeypatch):
     assert pictures.problem(drawn(), drawn(up=1.0)) is not None
+    assert pictures.problem(drawn(), drawn(up=1.0), by_blocks=True) is None
+    assert pictures.problem(drawn(), drawn(images=False), by_blocks=True) is not None
     monkeypatch.setattr(pictures, "FREETYPE", "of another version")
     assert pictures.problem(drawn(), drawn(up=1.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("tag", "cpu", "gpu"),
+    [("hide-input", True, True), ("picture-of-cpu", True, False), ("picture-of-training", True, False)]
+    + [(tag, False, False) for tag in ("picture-varies", "nbval-ignore-output", "nbval-skip")],
+)
+def test_tags_say_where_a_picture_is_compared(tag, cpu, gpu):
+    assert (pictures.is_compared({tag}, on_cpu=True), pictures.is_compared({tag}, on_cpu=False)) == (cpu, gpu)
 
 
 def test_transparency_is_white():
