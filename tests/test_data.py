@@ -31,9 +31,6 @@ def assert_uniform(cells, count, weights=None, alpha=ALPHA):
     assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > alpha
 
 
-# squares
-
-
 def test_all_squares_in_order():
     """Image 16 top + left is the 9 x 9 square with its corner at (top, left)."""
     images = all_squares()
@@ -43,11 +40,7 @@ def test_all_squares_in_order():
 
 
 def test_squares_are_drawn_uniformly_and_independently():
-    """Three chi-square tests, false-alarm probability 1e-6 in all.
-
-    One goes over the 256 positions, so that it sees it if rows and columns depend on each other; the others over the
-    rows, and over the columns, of two successive images.
-    """
+    """Chi-square tests over the positions, and over rows and columns of two successive images: false alarms 1e-6."""
     images = squares(25_600)
     top, left, *_ = boxes(images).T
     assert images.dtype == torch.float32
@@ -55,9 +48,6 @@ def test_squares_are_drawn_uniformly_and_independently():
     assert_uniform(16 * top + left, 256, alpha=ALPHA / 3)
     for corner in (top, left):
         assert_uniform(16 * corner[0::2] + corner[1::2], 256, alpha=ALPHA / 3)
-
-
-# rectangles
 
 
 @given(st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**40))
@@ -85,19 +75,10 @@ def test_sizes_are_uniform_and_positions_given_the_size():
     assert_uniform(cells, 36, [p * q for p in probabilities for q in probabilities])
 
 
-def test_positions_of_small_rectangles_are_uniform():
-    """A chi-square test over the 24 x 24 positions of one pixel, false-alarm probability 1e-6."""
-    top, left, *_ = boxes(rectangles(30_000, 1, 1)).T
-    assert_uniform(24 * top + left, 576)
-
-
 def test_the_largest_draw_still_fits(monkeypatch):
     """u * positions may round up to positions: the corner must not leave the image."""
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(*shape))
     assert (rectangles(5, 3, 3).sum((1, 2, 3)) == 9).all()
-
-
-# random numbers, devices, errors
 
 
 def some_rectangles(n, *args, **kwargs):

@@ -26,8 +26,6 @@ from dvae_lib import (
 )
 from dvae_lib.evaluation import _mean_over_draws
 
-# overlap
-
 SQUARES = [{(top + i, left + j) for i in range(9) for j in range(9)} for top in range(16) for left in range(16)]
 
 
@@ -276,9 +274,6 @@ def test_exact_log_likelihood_divides_the_cells_that_matter():
     assert estimate.value[0] == pytest.approx(np.log1p(-inside), abs=1e-3)
     assert estimate.value[1] == pytest.approx(np.log(inside), abs=1e-5)
     assert (estimate.standard_error < 1e-3).all()
-
-
-# errors
 
 
 @pytest.mark.parametrize("function", [elbo, denoising_bound, importance_weighted_bound, exact_log_likelihood])

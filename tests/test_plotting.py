@@ -13,8 +13,6 @@ from torch import nn
 from dvae_lib import Protocol, image_grid, latent_grid, mlp_vae, plot_protocol, show_manifold
 from dvae_lib.plotting import PALETTE, use_book_style
 
-# image_grid
-
 
 @given(*(st.integers(low, high) for low, high in ((1, 9), (1, 4), (1, 4), (1, 5), (0, 3))))
 def test_grid_holds_every_image_and_grey_elsewhere(n, height, width, columns, padding):
@@ -40,9 +38,6 @@ def test_grid_is_a_copy_without_a_graph():
     assert not images.any()
 
 
-# latent_grid
-
-
 def test_codes_of_the_article():
     """0.1 i - 1.05 for i = 1 .. 20 on both axes, from the top left picture, row by row."""
     axis = [0.1 * i - 1.05 for i in range(1, 21)]
@@ -52,9 +47,6 @@ def test_codes_of_the_article():
 
 def test_codes_of_a_single_picture_and_of_no_extent():
     assert latent_grid(1, 0).tolist() == [[0, 0]]
-
-
-# show_manifold
 
 
 class TwoTones(nn.Module):
@@ -110,8 +102,6 @@ def test_manifold_of_a_real_model_of_any_dtype(dtype):
     first = model.decode(torch.tensor([[-1.0, 1.0]], dtype=dtype)).float().sigmoid()[0, 0].detach()
     np.testing.assert_allclose(picture[:24, :24], first, atol=1e-6)
 
-
-# plot_protocol
 
 DRAWN = ("reconstruction", "kl", "mean", "log_variance_mean")  # in the order of the axes
 
@@ -172,9 +162,6 @@ def test_axes_of_one_run_say_what_they_show_without_a_legend():
     assert axes[0].get_legend() is None
 
 
-# the book's style
-
-
 def test_book_style():
     with mpl.rc_context():
         use_book_style()
@@ -185,9 +172,6 @@ def test_book_style():
         assert to_hex(axes.lines[0].get_color()).upper() == PALETTE[0]
         assert to_hex(axes.figure.get_facecolor()) == to_hex(mpl.rcParams["savefig.facecolor"]) == "#ffffff"
     assert len(set(PALETTE)) == len(PALETTE) == 7
-
-
-# errors
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,6 @@ def networks():
     return Networks({p: small_model(index, p) for index, p in enumerate(LEVELS)})
 
 
-# weights
-
-
 def layers(networks):
     """What the bytes say of each layer, network by network: scales and biases (rows,), integers (rows, columns)."""
     stream = io.BytesIO(networks.weights)
