@@ -30,9 +30,6 @@ def model():
     return model
 
 
-# the counts
-
-
 def test_a_small_networks_operations_and_bytes_are_counted_as_by_hand():
     """The gradient by the input stops before the first layer, whose matrix is then not read either."""
     layers = [(3, 4), (4, 2)]
@@ -68,13 +65,9 @@ def test_of_two_measurements_the_better_of_each_rate_is_kept():
 @pytest.mark.parametrize(("square", "best"), [(3e9, 5e9), (7e9, 7e9)])
 def test_the_floor_takes_the_best_rates_and_what_is_expected_the_steps_own(square, best):
     own = {"forward": 1e9, "backward_input": 5e9, "backward_weight": 1e9}
-    memory = {"copy": 1e9, "in place": 2e9}
-    rates = {"memory_bytes": memory, "square_flops": {"float32": square}, "own_flops": {"16": {"float32": own}}}
-    one = floor.limits(rates)["floors"]["16"]["float32"]
+    rates = {"square_flops": {"float32": square}, "own_flops": {"16": {"float32": own}}}
+    one = floor.limits({"memory_bytes": {"copy": 1e9, "in place": 2e9}, **rates})["floors"]["16"]["float32"]
     assert one == {**floor.floor(16, best, 2e9), "expected_s": floor.expected(16, own, 2e9)}
-
-
-# the contestants
 
 
 def by_hand(model, images):
@@ -86,31 +79,14 @@ def by_hand(model, images):
     return float(kl_divergence(posterior, Normal(0.0, 1.0)).sum() - likelihood)
 
 
-@pytest.mark.parametrize(
-    ("kind", "keywords"), [(loops.Library, {}), (loops.Plain, {}), (loops.Plain, {"logits": True})]
-)
+@pytest.mark.parametrize("builder", [loops.Library, loops.Plain, functools.partial(loops.Plain, logits=True)])
 @torch.no_grad()
-def test_the_loss_is_what_is_written_out_at_the_same_weights_and_noise(model, kind, keywords):
-    contestant, losses = kind(model, CPU, **keywords), []
+def test_the_loss_is_what_is_written_out_at_the_same_weights_and_noise(model, builder):
+    contestant, losses = builder(model, CPU), []
     for loss in (contestant.loss, functools.partial(by_hand, model)):
         torch.manual_seed(5)
         losses.append(float(loss(BATCH)))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def test_the_library_runs_in_each_precision_and_without_graphs_on_a_processor():
-    builders = loops.contestants(CPU)
-    library = {name: builder.keywords for name, builder in builders.items() if builder.kind is loops.Library}
-    assert library == {
-        "dvae_lib float32": {"precision": "float32", "graph": False},
-        "dvae_lib bfloat16": {"precision": "bfloat16", "graph": False},
-    }
-
-
-def test_a_row_says_in_which_precision_it_really_ran(monkeypatch):
-    monkeypatch.setattr(loops, "effective_precision", lambda precision, device: f"{precision} on {device}")
-    assert loops.Builder(loops.Library, {"precision": "bfloat16"}).ran_in(CPU) == "bfloat16 on cpu"
-    assert loops.Builder(loops.Plain).ran_in(CPU) == "float32 on cpu"
 
 
 @pytest.mark.parametrize(
@@ -196,9 +172,6 @@ def test_batches_go_on_after_the_last_one_of_an_epoch():
     assert {next(batches).shape for _ in range(5)} == {(4, 1, 24, 24)}
 
 
-# the measuring
-
-
 @pytest.mark.parametrize(
     ("seconds", "steps", "expected"),
     [
@@ -273,9 +246,6 @@ def test_results_are_stored_beside_what_is_there_or_leave_the_file_as_it_was(tmp
         timing.store(path, "bench", {}, {"rows": [1]})
     assert json.loads(path.read_text()) == stored
     assert [one.name for one in tmp_path.iterdir()] == ["machine.json"]
-
-
-# the stored results
 
 
 def test_there_are_results_of_the_articles_batch_size_and_128():

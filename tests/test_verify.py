@@ -20,11 +20,9 @@ def draws(first=0.0, second=0.0):
 @pytest.mark.parametrize(
     ("value", "reference", "tolerance"),
     [
-        (1.0, 1.05, 0.1),
         (1.5, 1.0, 0.5),  # the tolerance itself
         (0.1, torch.tensor(0.1, dtype=torch.float64), 1e-15),  # a number keeps all its digits
-        (torch.tensor([1.0, 2.0]), torch.tensor([1.05, 1.95]), 0.1),
-        (torch.ones(2, requires_grad=True), torch.ones(2).double(), 0.1),
+        (torch.ones(2, requires_grad=True), torch.tensor([1.05, 0.95]).double(), 0.1),
     ],
 )
 def test_close_values_print_one_line(capsys, value, reference, tolerance):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors
 import torch
+from safetensors.torch import load_file
 
 from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, best_square_iou, iou, load_checkpoint, mlp_vae
 
@@ -34,7 +34,6 @@ def overlap(name: str, p: float = 0.0) -> float:
 
 each_model = pytest.mark.parametrize("name", FLIPS | EXPLORERS)
 each_article_model = pytest.mark.parametrize("name", FLIPS)
-each_explorer = pytest.mark.parametrize("name", EXPLORERS)
 
 
 def test_every_shipped_file_is_listed_and_has_its_sha256_and_all_are_under_20_mb():
@@ -48,23 +47,19 @@ def test_every_shipped_file_is_listed_and_has_its_sha256_and_all_are_under_20_mb
 
 @each_article_model
 def test_the_weights_belong_to_the_articles_configuration(name):
-    _, config = load(name)
-    assert config == TrainingConfig.article()
+    assert load(name)[1] == TrainingConfig.article()
 
 
-@each_explorer
+@pytest.mark.parametrize("name", EXPLORERS)
 def test_the_explorers_share_one_schedule_and_differ_in_the_noise_alone(name):
-    model, config = load(name)
-    other, same = load("explorer-p00")
-    assert config == same
-    assert model.configuration == other.configuration
+    (model, config), (other, same) = load(name), load("explorer-p00")
+    assert (model.configuration, config) == (other.configuration, same)
     assert (config.schedule, config.steps * config.batch_size) == ("cosine", 2_048_000)
 
 
 @each_model
 def test_the_weights_are_stored_in_16_bits(name):
-    with safetensors.safe_open(WEIGHTS / f"{name}.safetensors", framework="pt") as file:
-        tensors = [file.get_tensor(key) for key in file.keys()]  # noqa: SIM118
+    tensors = load_file(WEIGHTS / f"{name}.safetensors").values()
     assert {tensor.dtype for tensor in tensors} == {torch.float16}
     # counted by hand: 576-128-128-2x2-128-128-576 with biases, in the article's 1152 for 128
     assert sum(tensor.numel() for tensor in tensors) == (3_993_412 if name in FLIPS else 182_084)

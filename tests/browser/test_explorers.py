@@ -198,11 +198,13 @@ def test_the_networks_of_the_page_are_the_shipped_ones(open_explorer):
     _, explorer = open_explorer(2)
     codes = torch.tensor([[0.0, 0.0], [1.0, -1.0], [-0.5, 2.0]])
     decoded = explorer.evaluate(
-        """(explorer, codes) => explorer.querySelector(".dvae").explorer.sheets.map(({ network }) => codes.map((code) => {
+        """(explorer, codes) => explorer.querySelector(".dvae").explorer.sheets.map(({ network }) => {
           const probabilities = new Float32Array(576);
-          network.decode(Float32Array.from(code), probabilities);
-          return [...probabilities];
-        }))""",
+          return codes.map((code) => {
+            network.decode(Float32Array.from(code), probabilities);
+            return [...probabilities];
+          });
+        })""",
         codes.tolist(),
     )
     networks = Networks.load(ROOT / "weights")
