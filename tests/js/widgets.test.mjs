@@ -24,6 +24,12 @@ const many = (n, draw) => Array.from({ length: n }, draw);
 const assertFrequency = (count, n, p) =>
   assert.ok(Math.abs(count - n * p) <= 5 * Math.sqrt(n * p * (1 - p)), `${count} of ${n} at p = ${p}`);
 
+/** Mean and variance of N(0, 1), within five standard errors. */
+const assertStandard = (values) => {
+  assert.ok(Math.abs(mean(values)) < 5 / Math.sqrt(values.length));
+  assert.ok(Math.abs(mean(values.map((value) => value ** 2)) - 1) < 5 * Math.sqrt(2 / values.length));
+};
+
 test("the networks encode and decode as PyTorch does, and their cross-entropy agrees", () => {
   const [posterior, probabilities, logits] = [newPosterior(), new Float32Array(PIXELS), new Float32Array(PIXELS)];
   read().forEach((network, k) => {
@@ -118,12 +124,11 @@ test("the first draws of many seeds are even as well", () => {
 
 test("normal numbers have the moments of N(0, 1)", () => {
   const next = uniforms(3);
-  const n = 100000;
-  const values = many(n, () => normal(next(), next()));
-  const moments = [1, 2, 3, 4].map((power) => mean(values.map((value) => value ** power)));
-  [0, 1, 0, 3].forEach((moment, k) => {
-    const variance = [1, 2, 15, 96][k]; // of x, x^2, x^3 and x^4
-    assert.ok(Math.abs(moments[k] - moment) < 5 * Math.sqrt(variance / n), `moment ${k + 1} is ${moments[k]}`);
+  const values = many(100000, () => normal(next(), next()));
+  assertStandard(values);
+  [[3, 0, 15], [4, 3, 96]].forEach(([power, moment, variance]) => {
+    const found = mean(values.map((value) => value ** power));
+    assert.ok(Math.abs(found - moment) < 5 * Math.sqrt(variance / values.length), `moment ${power} is ${found}`);
   });
   assert.ok(Number.isFinite(normal(0, 0)) && Number.isFinite(normal(1 - 2 ** -32, 0.5)));
 });
@@ -150,13 +155,8 @@ test("each kind of noise strikes as often as it should, and nowhere else", () =>
 
 test("Gaussian noise has its standard deviation", () => {
   const kind = widgets.NOISES.indexOf("Gaussian");
-  const differences = many(200, (_, seed) => {
-    return Array.from(corrupted(kind, 0.3, squares[5], seed), (value, i) => value - squares[5][i]);
-  }).flat();
-  const n = differences.length;
-  assert.ok(Math.abs(mean(differences)) < (5 * 0.3) / Math.sqrt(n));
-  const variance = mean(differences.map((value) => value ** 2));
-  assert.ok(Math.abs(variance / 0.09 - 1) < 5 * Math.sqrt(2 / n));
+  const shift = (value, i) => (value - squares[5][i]) / 0.3;
+  assertStandard(many(200, (_, seed) => [...corrupted(kind, 0.3, squares[5], seed)].map(shift)).flat());
 });
 
 test("a seed repeats its noise, a higher level strikes the same pixels and more, the image stays", () => {
@@ -174,17 +174,13 @@ test("a seed repeats its noise, a higher level strikes the same pixels and more,
 test("a drawn code has the posterior's moments", () => {
   const posterior = { mean: Float32Array.of(1, -2), logVariance: Float32Array.of(Math.log(0.25), Math.log(4)) };
   const code = new Float32Array(2);
-  const n = 20000;
-  const draws = many(n, (_, seed) => {
+  const draws = many(20000, (_, seed) => {
     widgets.sample(posterior, seed, code);
-    return [...code];
+    return [code[0] - 1, code[1] + 2];
   });
-  [[1, 0.5], [-2, 2]].forEach(([centre, deviation], j) => {
-    const values = draws.map((draw) => (draw[j] - centre) / deviation);
-    assert.ok(Math.abs(mean(values)) < 5 / Math.sqrt(n));
-    assert.ok(Math.abs(mean(values.map((value) => value ** 2)) - 1) < 5 * Math.sqrt(2 / n));
-  });
-  assert.ok(Math.abs(mean(draws.map((draw) => (draw[0] - 1) * (draw[1] + 2)))) < 5 / Math.sqrt(n));
+  assertStandard(draws.map(([first]) => first / 0.5));
+  assertStandard(draws.map(([, second]) => second / 2));
+  assert.ok(Math.abs(mean(draws.map(([first, second]) => first * second))) < 5 / Math.sqrt(draws.length));
 });
 
 test("the module offers what anywidget asks for", () => {
