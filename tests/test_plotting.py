@@ -160,6 +160,7 @@ def test_axes_of_one_run_say_what_they_show_without_a_legend():
     assert [each.get_yscale() for each in axes] == ["log", "log", "linear", "linear"]
     assert all("nats per image" in each.get_ylabel() for each in axes[:2])
     assert axes[0].get_legend() is None
+    assert all(axes[0].get_shared_x_axes().joined(axes[0], each) for each in axes)
 
 
 def test_book_style():
