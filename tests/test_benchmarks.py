@@ -1,6 +1,7 @@
 """The benchmark's counts by hand, its loops against the library's objective, its stored numbers. Nothing is timed."""
 
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.functional import logsigmoid
+from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from benchmarks import bench, floor, ladder, loops, timing
 from dvae_lib import all_squares, load_checkpoint, mlp_vae
@@ -18,7 +19,7 @@ from dvae_lib import all_squares, load_checkpoint, mlp_vae
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 CPU = torch.device("cpu")
-WEIGHTS = 576 * 1152 + 1152 * 1152 + 2 * 1152 * 2 + 2 * 1152 + 1152 * 1152 + 1152 * 576  # 3,988,224, without biases
+BATCH = all_squares()[::16]
 
 
 @pytest.fixture(scope="module")
@@ -29,42 +30,20 @@ def model():
     return model
 
 
-# the counts
+def test_a_small_networks_operations_and_bytes_are_counted_as_by_hand():
+    """The gradient by the input stops before the first layer, whose matrix is then not read either."""
+    layers = [(3, 4), (4, 2)]
+    assert floor.step_flops(5, layers) == {"forward": 200, "backward_input": 80, "backward_weight": 200}
+    assert list(floor.step_bytes(layers).values()) == [104, 32, 104, 416, 312]  # of 26 numbers of 4 bytes
+    assert floor.state_bytes(layers) == 416
 
 
-def test_the_layers_are_those_of_the_articles_model():
-    linear = [layer for layer in mlp_vae().modules() if isinstance(layer, torch.nn.Linear)]
-    assert [(layer.in_features, layer.out_features) for layer in linear] == list(floor.ARTICLE)
-
-
-def test_a_small_networks_operations_are_counted_as_by_hand():
-    # 2 * 5 * (3 * 4 + 4 * 2): 200; the gradient by the input stops before the first layer: 2 * 5 * 4 * 2 = 80
-    assert floor.step_flops(5, [(3, 4), (4, 2)]) == {"forward": 200, "backward_input": 80, "backward_weight": 200}
-
-
-def test_a_step_of_the_article_takes_361_million_operations():
-    assert sum(floor.step_flops(16).values()) == 16 * (6 * WEIGHTS - 2 * 576 * 1152) == 361_635_840
-
-
-def test_pytorch_counts_the_same_operations():
+def test_pytorch_counts_the_same_operations_of_a_step_of_the_article():
     counter = pytest.importorskip("torch.utils.flop_counter").FlopCounterMode(display=False)
     vae = mlp_vae()
     with counter:
         (vae(all_squares()[:16]).sum() + vae.kl).backward()
-    assert counter.get_total_flops() == sum(floor.step_flops(16).values())
-
-
-def test_a_small_networks_bytes_are_counted_as_by_hand():
-    # 3 * 4 + 4 weights and biases, then 4 * 2 + 2: 26 numbers of 4 bytes; only the second matrix is read going back
-    counted = list(floor.step_bytes([(3, 4), (4, 2)]).values())
-    assert counted == [104, 32, 104, 416, 312]
-    assert floor.state_bytes([(3, 4), (4, 2)]) == 416
-
-
-def test_a_step_of_the_article_moves_157_megabytes():
-    moved = 4 * (3_993_412 + WEIGHTS - 576 * 1152 + 3_993_412 + 7 * 3_993_412)
-    assert sum(floor.step_bytes().values()) == moved
-    assert moved == pytest.approx(157.1e6, rel=1e-3)
+    assert counter.get_total_flops() == sum(floor.step_flops(16).values()) == 361_635_840
 
 
 def test_the_floor_is_the_sum_of_its_parts_at_the_given_rates():
@@ -83,112 +62,67 @@ def test_of_two_measurements_the_better_of_each_rate_is_kept():
     assert floor.better({"a": 1.0, "b": {"c": 4.0}}, {"a": 2.0, "b": {"c": 3.0}}) == {"a": 2.0, "b": {"c": 4.0}}
 
 
-def test_the_floor_takes_the_best_rates_and_what_is_expected_the_steps_own():
+@pytest.mark.parametrize(("square", "best"), [(3e9, 5e9), (7e9, 7e9)])
+def test_the_floor_takes_the_best_rates_and_what_is_expected_the_steps_own(square, best):
     own = {"forward": 1e9, "backward_input": 5e9, "backward_weight": 1e9}
-    rates = {
-        "memory_bytes": {"copy": 1e9, "in place": 2e9},
-        "square_flops": {"float32": 3e9},
-        "own_flops": {"16": {"float32": own}},
-    }
-    one = floor.limits(rates)["floors"]["16"]["float32"]
-    assert one["floor_s"] == floor.floor(16, 5e9, 2e9)["floor_s"]
-    assert one["expected_s"] == floor.expected(16, own, 2e9)
-    rates["square_flops"]["float32"] = 7e9
-    assert floor.limits(rates)["floors"]["16"]["float32"]["floor_s"] == floor.floor(16, 7e9, 2e9)["floor_s"]
+    rates = {"square_flops": {"float32": square}, "own_flops": {"16": {"float32": own}}}
+    one = floor.limits({"memory_bytes": {"copy": 1e9, "in place": 2e9}, **rates})["floors"]["16"]["float32"]
+    assert one == {**floor.floor(16, best, 2e9), "expected_s": floor.expected(16, own, 2e9)}
 
 
-# the contestants
+def by_hand(model, images):
+    """Reconstruction and divergence, summed over the batch."""
+    mean, log_variance = model.encoder(images)
+    posterior = Normal(mean, torch.exp(0.5 * log_variance))
+    codes = mean + posterior.stddev * torch.randn(mean.shape)
+    likelihood = Bernoulli(logits=model.decoder(codes)).log_prob(images).sum()
+    return float(kl_divergence(posterior, Normal(0.0, 1.0)).sum() - likelihood)
 
 
-def by_hand(model, images, seed):
-    """Reconstruction and divergence, summed over the batch, written out, in float64 from the codes on."""
-    mean, log_variance = (one.double() for one in model.encoder(images))
-    torch.manual_seed(seed)
-    codes = mean + torch.exp(0.5 * log_variance) * torch.randn(mean.shape).double()
-    logits = model.decoder(codes.float()).double()
-    x = images.double()
-    reconstruction = -(x * logsigmoid(logits) + (1 - x) * logsigmoid(-logits)).sum()
-    return float(reconstruction + 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum())
-
-
-@pytest.mark.parametrize("keywords", [{}, {"logits": True}])
-def test_the_plain_loops_loss_is_the_librarys_at_the_same_weights_and_noise(model, keywords):
-    images = all_squares()[::8]
-    with torch.no_grad():
-        expected = by_hand(model, images, 5)
-        for contestant in (loops.Plain(model, CPU, **keywords), loops.Library(model, CPU)):
-            torch.manual_seed(5)
-            assert float(contestant.loss(images)) == pytest.approx(expected, rel=1e-4)
-    assert expected / len(images) > 5  # nats per image, of which the divergence is the larger part
-
-
-def test_the_plain_loops_gradients_are_the_librarys(model):
-    images = all_squares()[::8]
-    plain, library = loops.Plain(model, CPU), loops.Library(model, CPU)
-    for contestant in (plain, library):
-        torch.manual_seed(6)
-        contestant.loss(images).backward()
-    for ours, theirs in zip(library.parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3 * float(ours.grad.abs().max()))
-
-
-def test_the_library_runs_in_each_precision_and_without_graphs_on_a_processor():
-    builders = loops.contestants(CPU)
-    library = {name: builder.keywords for name, builder in builders.items() if builder.kind is loops.Library}
-    assert library == {
-        "dvae_lib float32": {"precision": "float32", "graph": False},
-        "dvae_lib bfloat16": {"precision": "bfloat16", "graph": False},
-    }
-
-
-def test_a_row_says_in_which_precision_it_really_ran(monkeypatch):
-    monkeypatch.setattr(loops, "effective_precision", lambda precision, device: f"{precision} on {device}")
-    assert loops.Builder(loops.Library, {"precision": "bfloat16"}).ran_in(CPU) == "bfloat16 on cpu"
-    assert loops.Builder(loops.Plain).ran_in(CPU) == "float32 on cpu"
+@pytest.mark.parametrize("builder", [loops.Library, loops.Plain, functools.partial(loops.Plain, logits=True)])
+@torch.no_grad()
+def test_the_loss_is_what_is_written_out_at_the_same_weights_and_noise(model, builder):
+    contestant, losses = builder(model, CPU), []
+    for loss in (contestant.loss, functools.partial(by_hand, model)):
+        torch.manual_seed(5)
+        losses.append(float(loss(BATCH)))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(
     "name", ["plain loop", "dvae_lib float32", "pythae", "pyro Trace_ELBO", "pyro TraceMeanField_ELBO"]
 )
 def test_a_contestant_has_the_librarys_objective_and_learns(model, name):
-    build, batch = loops.contestants(CPU).get(name), all_squares()[::16]
+    build = loops.contestants(CPU).get(name)
     if build is None:
         pytest.skip("not installed")
-    ours = loops.draw_losses(loops.Library(model, CPU), batch, draws=20)
-    loops.check_same(name, build(model, CPU), batch, ours)
+    loops.check_same(name, build(model, CPU), BATCH, loops.draw_losses(loops.Library(model, CPU), BATCH, draws=20))
     loops.check_learns(name, build(mlp_vae(), CPU), all_squares(), CPU)
 
 
 def test_a_contestant_without_the_divergence_is_refused(model):
     class Wrong(loops.Plain):
         def loss(self, images):
-            return super().loss(images) - library_divergence(model, images)
+            model(images)
+            return super().loss(images) - model.kl
 
-    batch = all_squares()[::16]
-    ours = loops.draw_losses(loops.Library(model, CPU), batch, draws=20)
+    ours = loops.draw_losses(loops.Library(model, CPU), BATCH, draws=20)
     with pytest.raises(AssertionError, match=r"wrong one: .* nats per image where the library has"):
-        loops.check_same("wrong one", Wrong(model, CPU), batch, ours)
-
-
-def library_divergence(model, images):
-    model(images)
-    return model.kl
+        loops.check_same("wrong one", Wrong(model, CPU), BATCH, ours)
 
 
 def test_a_contestant_of_another_size_is_refused(model):
     contestant = loops.Plain(model, CPU)
     contestant.decoder.fc5 = torch.nn.Linear(1152, 577)
-    with pytest.raises(AssertionError, match="small one has 3994565 parameters"):
-        loops.check_same("small one", contestant, all_squares()[:2], torch.zeros(2))
+    with pytest.raises(AssertionError, match="large one has 3994565 parameters"):
+        loops.check_same("large one", contestant, BATCH, torch.zeros(2))
 
 
-def test_a_contestant_that_does_not_train_is_refused(model):
-    class Idle(loops.Plain):
-        def train(self, images, batch_size, steps):
-            pass
-
+def test_a_contestant_that_does_not_train_is_refused():
+    idle = loops.Plain(mlp_vae(), CPU)
+    idle.train = lambda images, batch_size, steps: None
     with pytest.raises(AssertionError, match="idle one does not learn"):
-        loops.check_learns("idle one", Idle(mlp_vae(), CPU), all_squares(), CPU)
+        loops.check_learns("idle one", idle, all_squares(), CPU)
 
 
 def test_weights_are_copied_only_between_equal_shapes():
@@ -234,28 +168,26 @@ def test_each_rung_adds_one_change_to_the_rung_before():
 
 
 def test_batches_go_on_after_the_last_one_of_an_epoch():
-    batches = loops.endless(all_squares()[:10], 4)
-    shapes = [next(batches).shape for _ in range(5)]  # two an epoch
-    assert set(shapes) == {(4, 1, 24, 24)}
+    batches = loops.endless(all_squares()[:10], 4)  # two an epoch
+    assert {next(batches).shape for _ in range(5)} == {(4, 1, 24, 24)}
 
 
-# the measuring
-
-
-def test_a_step_is_the_difference_of_two_runs(monkeypatch):
-    monkeypatch.setattr(timing, "run_seconds", lambda steps: 5 + 0.25 * steps)  # 5 s happen once
-    assert timing.step_seconds(40) == pytest.approx(0.25)
+@pytest.mark.parametrize(
+    ("seconds", "steps", "expected"),
+    [
+        (lambda steps: 5 + 0.25 * steps, 40, 0.25),  # 5 s happen once
+        (lambda steps: 0.01 * steps + 3 * (steps > 4), timing.fewest_steps(torch.device("cuda")), 0.01),  # a capture
+    ],
+)
+def test_a_step_is_the_difference_of_two_runs(monkeypatch, seconds, steps, expected):
+    monkeypatch.setattr(timing, "run_seconds", seconds)
+    assert timing.step_seconds(steps) == pytest.approx(expected)
 
 
 def test_the_number_of_steps_fits_the_time_asked_for(monkeypatch):
     monkeypatch.setitem(timing._worker, "device", CPU)
     monkeypatch.setattr(timing, "run_seconds", lambda steps: 3 + 1e-4 * steps)
     assert timing.find_steps(2.0) == pytest.approx(20_000, rel=1e-3)
-
-
-def test_a_graphs_capture_is_in_both_runs_of_a_difference(monkeypatch):
-    monkeypatch.setattr(timing, "run_seconds", lambda steps: 0.01 * steps + (3 if steps > 4 else 0))
-    assert timing.step_seconds(timing.fewest_steps(torch.device("cuda"))) == pytest.approx(0.01)
 
 
 def test_rates_and_ratios_are_taken_round_by_round():
@@ -296,21 +228,13 @@ def test_a_worker_is_a_process_of_its_own_whose_memory_is_not_its_parents():
     assert growth > 4 * 4 * loops.PARAMETERS  # weights, gradients and two moments
 
 
-def test_results_are_stored_beside_what_is_there_and_without_leftovers(tmp_path):
+def test_results_are_stored_beside_what_is_there_or_leave_the_file_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "machine.json"
     timing.store(path, "bench", {"name": "machine"}, {"rows": [1.23456789]})
     timing.store(path, "ladder", {"name": "machine"}, {"rows": (2,)})
     stored = json.loads(path.read_text())
-    assert stored["bench"]["rows"] == [1.23457]
-    assert stored["ladder"]["rows"] == [2]
+    assert (stored["bench"]["rows"], stored["ladder"]["rows"]) == ([1.23457], [2])
     assert stored["hardware"] == {"name": "machine"}
-    assert [one.name for one in tmp_path.iterdir()] == ["machine.json"]
-
-
-def test_results_that_cannot_be_written_leave_the_file_as_it_was(tmp_path, monkeypatch):
-    path = tmp_path / "machine.json"
-    timing.store(path, "bench", {}, {"rows": []})
-    before = path.read_bytes()
     with pytest.raises(TypeError):
         timing.store(path, "bench", {}, {"rows": object()})
 
@@ -320,26 +244,21 @@ def test_results_that_cannot_be_written_leave_the_file_as_it_was(tmp_path, monke
     monkeypatch.setattr(timing.os, "replace", killed)
     with pytest.raises(OSError, match="last moment"):
         timing.store(path, "bench", {}, {"rows": [1]})
-    assert path.read_bytes() == before
+    assert json.loads(path.read_text()) == stored
     assert [one.name for one in tmp_path.iterdir()] == ["machine.json"]
 
 
-def test_a_result_is_named_after_its_hardware():
-    processor = {"name": "A(TM) CPU @ 2.00GHz", "device": "cpu", "threads": 2}
-    assert timing.result_path(processor).name == "a-tm-cpu-2-00ghz-2-threads.json"
-    assert timing.result_path({"name": "NVIDIA H200", "device": "cuda", "threads": 16}).name == "nvidia-h200.json"
-
-
-# the stored results
-
-
-def test_there_are_stored_results():
+def test_there_are_results_of_the_articles_batch_size_and_128():
     assert RESULTS
+    assert bench.BATCH_SIZES == [16, 128]
+    assert timing.result_path({"name": "NVIDIA H200", "device": "cuda", "threads": 16}).name == "nvidia-h200.json"
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_stored_results_have_their_fields_and_agree_with_themselves(path):
-    stored = json.loads(path.read_text())
+    text = path.read_text()
+    assert not re.search(rf"/|\b{re.escape(platform.node() or '-')}\b", text)  # it names no place on a machine
+    stored = json.loads(text)
     assert timing.result_path(stored["hardware"]) == path
     assert {"hardware", "bench", "ladder"} == set(stored)
     for part in ("bench", "ladder"):
@@ -367,14 +286,3 @@ def check_row(row, batch_size, plain, rounds):
     assert row["images_per_s"]["least"] == pytest.approx(batch_size / max(seconds), rel=1e-4)
     assert row["ratio"]["most"] == pytest.approx(max(p / s for p, s in zip(plain, seconds, strict=True)), rel=1e-4)
     assert row["steps"] >= 2
-
-
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_stored_results_name_no_place_on_a_machine(path):
-    text = path.read_text()
-    assert "/" not in text
-    assert not re.search(rf"\b{re.escape(platform.node() or '-')}\b", text)
-
-
-def test_the_benchmark_measures_the_articles_batch_size_and_128():
-    assert bench.BATCH_SIZES == [16, 128]

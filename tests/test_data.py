@@ -31,9 +31,6 @@ def assert_uniform(cells, count, weights=None, alpha=ALPHA):
     assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > alpha
 
 
-# squares
-
-
 def test_all_squares_in_order():
     """Image 16 top + left is the 9 x 9 square with its corner at (top, left)."""
     images = all_squares()
@@ -43,11 +40,7 @@ def test_all_squares_in_order():
 
 
 def test_squares_are_drawn_uniformly_and_independently():
-    """Three chi-square tests, false-alarm probability 1e-6 in all.
-
-    One goes over the 256 positions, so that it sees it if rows and columns depend on each other; the others over the
-    rows, and over the columns, of two successive images.
-    """
+    """Chi-square tests over the positions, and over rows and columns of two successive images: false alarms 1e-6."""
     images = squares(25_600)
     top, left, *_ = boxes(images).T
     assert images.dtype == torch.float32
@@ -55,9 +48,6 @@ def test_squares_are_drawn_uniformly_and_independently():
     assert_uniform(16 * top + left, 256, alpha=ALPHA / 3)
     for corner in (top, left):
         assert_uniform(16 * corner[0::2] + corner[1::2], 256, alpha=ALPHA / 3)
-
-
-# rectangles
 
 
 @given(st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**40))
@@ -85,19 +75,10 @@ def test_sizes_are_uniform_and_positions_given_the_size():
     assert_uniform(cells, 36, [p * q for p in probabilities for q in probabilities])
 
 
-def test_positions_of_small_rectangles_are_uniform():
-    """A chi-square test over the 24 x 24 positions of one pixel, false-alarm probability 1e-6."""
-    top, left, *_ = boxes(rectangles(30_000, 1, 1)).T
-    assert_uniform(24 * top + left, 576)
-
-
 def test_the_largest_draw_still_fits(monkeypatch):
     """u * positions may round up to positions: the corner must not leave the image."""
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(*shape))
     assert (rectangles(5, 3, 3).sum((1, 2, 3)) == 9).all()
-
-
-# random numbers, devices, errors
 
 
 def some_rectangles(n, *args, **kwargs):
@@ -106,32 +87,19 @@ def some_rectangles(n, *args, **kwargs):
 
 @pytest.mark.parametrize("draw", [squares, some_rectangles])
 def test_images_come_from_the_generator_or_else_from_the_default_one(draw):
-    """Two generators of one seed give the same images; the default one is left alone where another one is given."""
     torch.manual_seed(3)
     expected = draw(20)
-    before = torch.get_rng_state()
     assert torch.equal(draw(20, torch.Generator().manual_seed(3)), expected)
     assert not torch.equal(draw(20, torch.Generator().manual_seed(4)), expected)
-    assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(draw(20), expected)
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda: squares(2),
-        lambda: squares(2, device="cpu"),
-        lambda: squares(2, torch.Generator("cpu")),
-        lambda: some_rectangles(2),
-        lambda: some_rectangles(2, device="cpu"),
-        lambda: some_rectangles(2, torch.Generator("cpu")),
-        lambda: all_squares("cpu"),
-    ],
-)
-def test_device_or_generator_decide_where_to_draw_or_else_it_is_the_cpu(draw):
+@pytest.mark.parametrize("draw", [squares, some_rectangles])
+@pytest.mark.parametrize("where", [{}, {"device": "cpu"}, {"generator": torch.Generator("cpu")}])
+def test_device_or_generator_decide_where_to_draw_or_else_it_is_the_cpu(draw, where):
     """Against PyTorch's default device, for which meta stands here: it exists on every machine."""
     with torch.device("meta"):
-        assert draw().device.type == "cpu"
+        assert draw(2, **where).device.type == all_squares("cpu").device.type == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -140,11 +108,9 @@ def test_device_or_generator_decide_where_to_draw_or_else_it_is_the_cpu(draw):
         (squares, (0,), ValueError, "n must be at least 1, got 0"),
         (squares, (2.0,), TypeError, "n must be an integer, got float 2.0"),
         (rectangles, (-3, 4, 12), ValueError, "n must be at least 1, got -3"),
-        (rectangles, (2.0, 4, 12), TypeError, "n must be an integer, got float 2.0"),
         (rectangles, (3, 0, 5), ValueError, "min_size must be at least 1, got 0"),
         (rectangles, (3, 5, 25), ValueError, "max_size must be from min_size = 5 to 24, got 25"),
         (rectangles, (3, 6, 5), ValueError, "max_size must be from min_size = 6 to 24, got 5"),
-        (rectangles, (3, 1.5, 5), TypeError, "min_size must be an integer, got float 1.5"),
         (rectangles, (3, 1, "5"), TypeError, "max_size must be an integer, got str '5'"),
     ],
 )

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -38,11 +39,6 @@ def steep_model(seed):
     return model
 
 
-def as_hex(image):
-    bits = "".join(str(int(pixel)) for pixel in image.flatten())
-    return f"{int(bits, 2):0144x}"
-
-
 @torch.no_grad()
 def fixture():
     networks = Networks({0.0: steep_model(0), 0.1: steep_model(1)})
@@ -57,14 +53,9 @@ def fixture():
         entropy = functional.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((1, 2, 3))
         assert logits.sigmoid().min() < 0.01
         assert logits.sigmoid().max() > 0.99
-        expected.append(
-            {
-                "mean": mean.tolist(),
-                "log_variance": log_variance.tolist(),
-                "probabilities": logits.sigmoid().flatten(1).tolist(),
-                "cross_entropy": entropy.tolist(),
-            }
-        )
+        values = {"mean": mean, "log_variance": log_variance, "cross_entropy": entropy}
+        values["probabilities"] = logits.sigmoid().flatten(1)
+        expected.append({name: tensor.tolist() for name, tensor in values.items()})
     return {
         "weights": base64.b64encode(networks.weights).decode(),
         "shapes": networks.shapes,
@@ -73,7 +64,7 @@ def fixture():
         "images": images.flatten(1).tolist(),
         "codes": codes.tolist(),
         "overlap": best_square_iou(images).tolist(),
-        "squares": [as_hex(square) for square in all_squares()],
+        "squares": [np.packbits(square.bool().numpy()).tobytes().hex() for square in all_squares()],
         "noises": list(NOISES),
     }
 

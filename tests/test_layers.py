@@ -1,4 +1,4 @@
-"""The divergence layer and the sampler, against distributions, quadrature, autograd and numbers worked out by hand."""
+"""The divergence layer and the sampler, against distributions, autograd and numbers worked out by hand."""
 
 import copy
 import math
@@ -8,12 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import integrate, stats
 from torch.distributions import Normal, kl_divergence
 
 from dvae_lib import KullbackLeiblerDivergence, ReparameterizationSampler, gaussian_kl
-
-ALPHA = 1e-6  # the probability that a correct library fails a statistical test, were the seed another one
 
 pairs = st.tuples(st.floats(-30, 30), st.floats(-20, 10))  # a mean and a log-variance
 
@@ -29,20 +26,6 @@ def torch_kl(mean, log_variance):
     return kl_divergence(Normal(mean, torch.exp(log_variance / 2)), Normal(0.0, 1.0)).sum(1)
 
 
-def loss_of(mean, log_variance):
-    layer = KullbackLeiblerDivergence(1.7)
-    layer(mean, log_variance)
-    return layer.loss
-
-
-def sample(mean, log_variance):
-    """Draw with a fixed eps, as gradcheck needs it."""
-    return ReparameterizationSampler(torch.Generator().manual_seed(0))(mean, log_variance)
-
-
-# gaussian_kl
-
-
 @given(st.lists(st.tuples(pairs, pairs), min_size=1, max_size=4))
 def test_kl_equals_torch_distributions_and_is_never_negative(images):
     mean, log_variance = torch.tensor(images, dtype=torch.float64).unbind(-1)  # each (batch, 2)
@@ -50,24 +33,6 @@ def test_kl_equals_torch_distributions_and_is_never_negative(images):
     torch.testing.assert_close(value, torch_kl(mean, log_variance), rtol=1e-9, atol=1e-9)
     assert (value >= 0).all()
     assert (gaussian_kl(mean.float(), log_variance.float()) >= 0).all()
-
-
-@pytest.mark.parametrize(("mean", "log_variance"), [(0.0, 0.0), (1.5, 0.0), (0.0, 1.0), (-2.0, -1.5), (0.3, -4.0)])
-def test_kl_equals_its_integral(mean, log_variance):
-    """The definition, integral of q (ln q - ln p), by quadrature."""
-    q, p = stats.norm(mean, math.exp(log_variance / 2)), stats.norm()
-    low, high = q.ppf(1e-16), q.isf(1e-16)
-    integral, _ = integrate.quad(lambda z: q.pdf(z) * (q.logpdf(z) - p.logpdf(z)), low, high, epsabs=1e-11)
-    value = gaussian_kl(torch.full((1, 1), mean).double(), torch.full((1, 1), log_variance).double())
-    assert value.item() == pytest.approx(integral, abs=1e-8)
-
-
-@given(st.floats(1e-3, 30), st.sampled_from([-1, 1]))
-def test_kl_is_zero_for_the_prior_only(distance, sign):
-    off, zero = torch.tensor([[sign * distance]]), torch.zeros(1, 1)
-    assert gaussian_kl(zero, zero) == 0
-    assert gaussian_kl(off, zero) > 0
-    assert gaussian_kl(zero, off) > 0
 
 
 @pytest.mark.parametrize("size", [-0.1, -1e-2, -1e-3, 1e-3, 1e-2, 0.1])
@@ -84,12 +49,11 @@ def test_kl_and_its_gradient_keep_their_digits_near_the_prior(size):
 @pytest.mark.parametrize(
     ("mean_dtype", "log_variance_dtype", "expected"),
     [
-        (torch.float16, torch.float16, torch.float32),
         (torch.bfloat16, torch.bfloat16, torch.float32),
-        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.float32, torch.float16, torch.float32),
         (torch.float64, torch.float64, torch.float64),
-        (torch.float32, torch.float64, torch.float64),
         (torch.float64, torch.float16, torch.float64),
+        (torch.float32, torch.float64, torch.float64),
     ],
 )
 def test_kl_is_computed_in_float32_at_least(mean_dtype, log_variance_dtype, expected):
@@ -104,14 +68,10 @@ def test_kl_is_computed_in_float32_at_least(mean_dtype, log_variance_dtype, expe
     torch.testing.assert_close(by_log_variance, (0.5 * torch.expm1(log_variance.double())).to(log_variance_dtype))
 
 
-@pytest.mark.parametrize("function", [gaussian_kl, loss_of, sample])
-def test_first_and_second_derivatives(function):
+def test_first_and_second_derivatives():
     inputs = parameters(requires_grad=True)
-    assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs)
-
-
-# KullbackLeiblerDivergence
+    assert torch.autograd.gradcheck(gaussian_kl, inputs)
+    assert torch.autograd.gradgradcheck(gaussian_kl, inputs)
 
 
 @pytest.mark.parametrize("weight", [0, 0.5, 3.0])
@@ -140,35 +100,15 @@ def test_layer_shows_its_weight():
     assert repr(KullbackLeiblerDivergence(0.5)) == "KullbackLeiblerDivergence(weight=0.5)"
 
 
-# ReparameterizationSampler
-
-
-def test_sampler_draws_every_entry_independently_from_the_posterior():
-    """Three Kolmogorov-Smirnov tests of the standardised draws, then three z-tests; false alarms: 1e-6 in all.
-
-    The correlation of neighbours in the code and in the batch is N(0, 1/n) nearly.
-    """
-    n, mean, variance = 20_000, torch.tensor([1.5, -3.0, 0.0]), torch.tensor([4.0, 0.01, 1.0])
-    z = ReparameterizationSampler()(mean.expand(n, 3), variance.log().expand(n, 3))
-    eps = ((z - mean) / variance.sqrt()).double()
-    for column in eps.T:
-        assert stats.kstest(column.numpy(), "norm").pvalue > ALPHA / 6
-    for left, right in [(eps[:, 0], eps[:, 1]), (eps[:, 1], eps[:, 2]), (eps[0::2], eps[1::2])]:
-        score = (left * right).sum().item() / math.sqrt(left.numel())
-        assert 2 * stats.norm.sf(abs(score)) > ALPHA / 6
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_sampler_draws_anew_from_its_generator_or_else_from_the_default_one(training):
-    """z = mean + std * eps in both modes, and the default generator is left alone where another one is given."""
+    """z = mean + std * eps in both modes, eps being PyTorch's normal numbers."""
     mean, log_variance = parameters()
     source = torch.Generator().manual_seed(3)
     eps = [torch.randn(3, 2, generator=source, dtype=torch.float64) for _ in range(2)]
     expected = [mean + log_variance.exp().sqrt() * each for each in eps]
     sampler = ReparameterizationSampler(torch.Generator().manual_seed(3)).train(training)
-    before = torch.get_rng_state()
     torch.testing.assert_close([sampler(mean, log_variance) for _ in range(2)], expected)
-    assert torch.equal(torch.get_rng_state(), before)
     sampler = ReparameterizationSampler().train(training)
     torch.manual_seed(3)
     torch.testing.assert_close([sampler(mean, log_variance) for _ in range(2)], expected)
@@ -183,16 +123,11 @@ def test_sampler_keeps_dtype_and_device(dtype):
     assert (z.dtype, z.device.type) == (dtype, "cpu")
 
 
-# errors
-
-
 @pytest.mark.parametrize("use", [gaussian_kl, KullbackLeiblerDivergence(), ReparameterizationSampler()])
 @pytest.mark.parametrize(
     ("mean", "log_variance", "error", "message"),
     [
         ([[0.0]], torch.zeros(1, 1), TypeError, "mean must be a torch.Tensor, got list"),
-        (torch.zeros(1, 1), 0.0, TypeError, "log_variance must be a torch.Tensor, got float"),
-        (torch.zeros(1, 1).int(), torch.zeros(1, 1), TypeError, "mean must be a floating-point tensor"),
         (torch.zeros(1, 1), torch.zeros(1, 1).int(), TypeError, "log_variance must be a floating-point tensor"),
         (torch.zeros(3), torch.zeros(3), ValueError, r"mean must have shape \(batch, code\), got \(3,\)"),
         (torch.zeros(2, 3), torch.zeros(2, 1), ValueError, r"log_variance .* shape of mean, \(2, 3\), got \(2, 1\)"),
@@ -204,13 +139,15 @@ def test_parameters_of_wrong_type_or_shape(use, mean, log_variance, error, messa
 
 
 @pytest.mark.parametrize(
-    ("weights", "error", "message"),
+    ("weight", "error", "message"),
     [
-        ((-0.1, math.inf, math.nan), ValueError, "weight must be finite and at least 0, got "),
-        (("1", None, True), TypeError, "weight must be a number, got "),
+        (-0.1, ValueError, "weight must be finite and at least 0, got -0.1"),
+        (math.inf, ValueError, "weight must be finite and at least 0, got inf"),
+        (math.nan, ValueError, "weight must be finite and at least 0, got nan"),
+        (True, TypeError, "weight must be a number, got bool True"),
+        ("1", TypeError, "weight must be a number, got str '1'"),
     ],
 )
-def test_weight_that_is_no_factor(weights, error, message):
-    for weight in weights:
-        with pytest.raises(error, match=f"^{message}"):
-            KullbackLeiblerDivergence(weight)
+def test_weight_that_is_no_factor(weight, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        KullbackLeiblerDivergence(weight)

@@ -1,7 +1,4 @@
-"""The auto-encoder: its sizes and initialisation, what feeds what, and where the noise goes."""
-
-import copy
-import math
+"""The auto-encoder: its sizes and first weights, what feeds what, and where the noise goes."""
 
 import pytest
 import torch
@@ -18,8 +15,6 @@ from dvae_lib import (
     mlp_vae,
 )
 
-ALPHA = 1e-6  # the probability that a correct library fails a statistical test, were the seed another one
-
 
 def small(noise=None):
     return mlp_vae((1, 6, 6), hidden_size=8, noise=noise)
@@ -27,9 +22,6 @@ def small(noise=None):
 
 def some_images(n=5):
     return torch.rand(n, 1, 6, 6).round()
-
-
-# the article's network
 
 
 def test_layers_of_the_article():
@@ -44,87 +36,54 @@ def test_layers_of_the_article():
     assert kinds == [[nn.Flatten, *hidden, GaussianHeads], [*hidden, nn.Linear, nn.Unflatten]]
 
 
-@pytest.mark.parametrize("n", [1, 7])
-def test_every_size_can_be_chosen_and_is_kept_in_the_configuration(n):
+def test_every_size_can_be_chosen_and_is_kept_in_the_configuration():
     model = mlp_vae((3, 4, 5), latent_size=6, hidden_size=7)
-    images = torch.rand(n, 3, 4, 5)
-    assert model(images).shape == images.shape
-    assert [parameter.shape for parameter in model.encode(images)] == [(n, 6), (n, 6)]
-    assert model.decode(torch.zeros(n, 6)).shape == images.shape
+    assert model(torch.rand(2, 3, 4, 5)).shape == (2, 3, 4, 5)
     encoder = (60 + 1) * 7 + (7 + 1) * 7 + 2 * (7 + 1) * 6
     decoder = (6 + 1) * 7 + (7 + 1) * 7 + (7 + 1) * 60
     assert sum(parameter.numel() for parameter in model.parameters()) == encoder + decoder
-    assert model.configuration == {
-        "builder": "mlp_vae",
-        "image_shape": [3, 4, 5],
-        "latent_size": 6,
-        "hidden_size": 7,
-    }
+    sizes = {"image_shape": [3, 4, 5], "latent_size": 6, "hidden_size": 7}
+    assert model.configuration == {"builder": "mlp_vae", **sizes}
 
 
 def test_weights_start_uniform():
-    """U(-b, b), b = 1 / sqrt(fan_in): Kolmogorov-Smirnov and z-test of the variance b^2 / 3 per layer.
-
-    False-alarm probability 1e-6 in all.
-    """
-    layers = [layer for layer in mlp_vae(hidden_size=128).modules() if isinstance(layer, nn.Linear)]
-    for layer in layers:
-        bound = 1 / math.sqrt(layer.in_features)
+    """U(-b, b), b = 1 / sqrt(fan_in): a Kolmogorov-Smirnov test of each tensor, false-alarm probability 1e-6 in all."""
+    for layer in filter(lambda layer: isinstance(layer, nn.Linear), mlp_vae(hidden_size=128).modules()):
         for values in (layer.weight, layer.bias):
-            u = (values.detach().double().flatten() / bound).numpy()  # U(-1, 1): mean square 1/3, its variance 4/45
+            u = values.detach().double().flatten().numpy() * layer.in_features**0.5
             assert abs(u).max() <= 1 + 1e-6
-            assert stats.kstest(u, "uniform", args=(-1, 2)).pvalue > ALPHA / 28
-            if len(u) > 100:
-                score = ((u**2).mean() - 1 / 3) / math.sqrt(4 / 45 / len(u))
-                assert 2 * stats.norm.sf(abs(score)) > ALPHA / 28
+            assert stats.kstest(u, "uniform", args=(-1, 2)).pvalue > 1e-6 / 14
 
 
-def test_seed_decides_the_weights_with_or_without_noise():
-    """Noise adds no weights and draws nothing when the model is built."""
-    torch.manual_seed(3)
-    plain = small().state_dict()
-    torch.manual_seed(3)
-    denoising = small(BernoulliNoise(0.1)).state_dict()
-    assert plain.keys() == denoising.keys()
-    assert all(torch.equal(plain[name], denoising[name]) for name in plain)
-
-
-def test_heads_are_two_maps():
-    heads = GaussianHeads(4, 3)
-    features = torch.randn(5, 4)
-    mean, log_variance = heads(features)
-    torch.testing.assert_close(mean, features @ heads.mean.weight.T + heads.mean.bias)
-    torch.testing.assert_close(log_variance, features @ heads.log_variance.weight.T + heads.log_variance.bias)
-
-
-# what feeds what
+def test_noise_adds_no_weights_and_draws_nothing_when_the_model_is_built():
+    states = []
+    for noise in (None, BernoulliNoise(0.1)):
+        torch.manual_seed(3)
+        states.append(small(noise).state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(map(torch.equal, states[0].values(), states[1].values()))
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("p", [None, 0.3])
 def test_forward_written_out(p, training):
-    """Noise in train mode only, encoder, divergence, sampler and decoder, step by step with the same seed.
-
-    The state of the default generator afterwards shows that nothing else is drawn.
-    """
+    """Noise in train mode only, encoder, divergence, sampler and decoder, step by step with the same seed."""
     model = small(None if p is None else BernoulliNoise(p)).train(training)
     model.divergence.weight = 0.25
     assert model.posterior == ()
     model(some_images(2))  # what this pass leaves behind does not count
     images = some_images()
-    before = images.clone()
     torch.manual_seed(7)
     logits = model(images)
-    generator_state = torch.get_rng_state()
-    assert torch.equal(images, before)
 
     torch.manual_seed(7)
     noisy = training and p is not None
     encoded = torch.where(torch.rand(images.shape) < p, 1 - images, images) if noisy else images
-    mean, log_variance = model.encoder(encoded)
+    heads, features = model.encoder[-1], model.encoder[:-1](encoded)
+    mean = features @ heads.mean.weight.T + heads.mean.bias
+    log_variance = features @ heads.log_variance.weight.T + heads.log_variance.bias
     codes = mean + torch.exp(log_variance / 2) * torch.randn(5, 2)
     torch.testing.assert_close(logits, model.decoder(codes))
-    assert torch.equal(torch.get_rng_state(), generator_state)
 
     divergence = kl_divergence(Normal(mean, torch.exp(log_variance / 2)), Normal(0.0, 1.0)).sum()
     torch.testing.assert_close(model.kl, 0.25 * divergence)
@@ -149,13 +108,6 @@ def test_kl_reaches_the_encoder_alone_and_the_logits_reach_every_weight():
     assert all(gradient.any() for gradient in torch.autograd.grad(logits.square().sum(), weights))
 
 
-def test_model_can_be_copied_after_a_pass():
-    """Which keeps tensors that hang on a graph."""
-    model, images = small(BernoulliNoise(0.3)), some_images()
-    model(images)
-    assert all(map(torch.equal, copy.deepcopy(model).encode(images), model.encode(images)))
-
-
 class FirstPixels(nn.Module):
     """An encoder for images of any size: the parameters are the first two pixels and the next two."""
 
@@ -172,13 +124,8 @@ def test_a_model_put_together_by_hand_takes_any_size():
     assert by_hand()(torch.rand(2, 3, 4, 5)).shape == (2, 1, 6, 6)
 
 
-# errors
-
-
 IMAGES = [
-    (torch.zeros(1, 6, 6), ValueError, r"images must have shape \(n, 1, 6, 6\), got \(1, 6, 6\)"),
     (torch.zeros(2, 1, 6, 7), ValueError, r"images must have shape \(n, 1, 6, 6\), got \(2, 1, 6, 7\)"),
-    (torch.zeros(2, 4, 3, 3), ValueError, r"images must have shape \(n, 1, 6, 6\), got \(2, 4, 3, 3\)"),
     (torch.zeros(0, 1, 6, 6), ValueError, "images must hold at least one image"),
     (torch.zeros(2, 1, 6, 6).int(), TypeError, "images must be a floating-point tensor, got dtype torch.int32"),
     ([[0.0]], TypeError, "images must be a torch.Tensor, got list"),
@@ -187,11 +134,6 @@ CODES = [
     (torch.zeros(2), ValueError, r"codes must have shape \(n, 2\), got \(2,\)"),
     (torch.zeros(4, 3), ValueError, r"codes must have shape \(n, 2\), got \(4, 3\)"),
     (torch.zeros(4, 2).long(), TypeError, "codes must be a floating-point tensor, got dtype torch.int64"),
-    ((0.0, 0.0), TypeError, "codes must be a torch.Tensor, got tuple"),
-]
-OF_ANY_SIZE = [
-    ("encode", torch.zeros(4, 5), r"images must have shape \(n, channels, height, width\), got \(4, 5\)"),
-    ("decode", torch.zeros(2), r"codes must have shape \(n, code\), got \(2,\)"),
 ]
 
 
@@ -200,7 +142,8 @@ OF_ANY_SIZE = [
     [
         *((small, method, *case) for case in IMAGES for method in ("forward", "encode")),
         *((small, "decode", *case) for case in CODES),
-        *((by_hand, method, argument, ValueError, message) for method, argument, message in OF_ANY_SIZE),
+        (by_hand, "encode", torch.zeros(4, 5), ValueError, r"images .* \(n, channels, height, width\), got \(4, 5\)"),
+        (by_hand, "decode", torch.zeros(2), ValueError, r"codes must have shape \(n, code\), got \(2,\)"),
     ],
 )
 def test_images_and_codes_that_do_not_fit(model, method, argument, error, message):
@@ -214,10 +157,7 @@ def test_images_and_codes_that_do_not_fit(model, method, argument, error, messag
         ({"image_shape": (24, 24)}, ValueError, r"image_shape must be \(channels, height, width\), got \(24, 24\)"),
         ({"image_shape": 24}, ValueError, r"image_shape must be \(channels, height, width\), got 24"),
         ({"image_shape": (1, 0, 24)}, ValueError, "image_shape must be at least 1, got 0"),
-        ({"image_shape": (1, 24, 2.5)}, TypeError, "image_shape must be an integer, got float 2.5"),
         ({"latent_size": 0}, ValueError, "latent_size must be at least 1, got 0"),
-        ({"latent_size": 2.0}, TypeError, "latent_size must be an integer, got float 2.0"),
-        ({"hidden_size": -1}, ValueError, "hidden_size must be at least 1, got -1"),
         ({"hidden_size": True}, TypeError, "hidden_size must be an integer, got bool True"),
     ],
 )

@@ -13,30 +13,8 @@ from torch import nn
 from dvae_lib import Protocol, image_grid, latent_grid, mlp_vae, plot_protocol, show_manifold
 from dvae_lib.plotting import PALETTE, use_book_style
 
-# image_grid
 
-
-def test_grid_by_hand():
-    """Three images, two a row: one line of grey between them, and a grey place at the end."""
-    images = torch.arange(1, 13).reshape(3, 1, 2, 2) / 100
-    g = 0.5
-    expected = [
-        [0.01, 0.02, g, 0.05, 0.06],
-        [0.03, 0.04, g, 0.07, 0.08],
-        [g, g, g, g, g],
-        [0.09, 0.10, g, g, g],
-        [0.11, 0.12, g, g, g],
-    ]
-    torch.testing.assert_close(image_grid(images, columns=2), torch.tensor(expected))
-
-
-@given(
-    n=st.integers(1, 9),
-    height=st.integers(1, 4),
-    width=st.integers(1, 4),
-    columns=st.integers(1, 5),
-    padding=st.integers(0, 3),
-)
+@given(*(st.integers(low, high) for low, high in ((1, 9), (1, 4), (1, 4), (1, 5), (0, 3))))
 def test_grid_holds_every_image_and_grey_elsewhere(n, height, width, columns, padding):
     images = torch.rand(n, 1, height, width, dtype=torch.float64)
     grid = image_grid(images, columns, padding)
@@ -60,9 +38,6 @@ def test_grid_is_a_copy_without_a_graph():
     assert not images.any()
 
 
-# latent_grid
-
-
 def test_codes_of_the_article():
     """0.1 i - 1.05 for i = 1 .. 20 on both axes, from the top left picture, row by row."""
     axis = [0.1 * i - 1.05 for i in range(1, 21)]
@@ -70,12 +45,8 @@ def test_codes_of_the_article():
     torch.testing.assert_close(latent_grid(), expected, atol=1e-6, rtol=0)
 
 
-def test_codes_of_a_small_grid():
-    assert latent_grid(2, 3.0).tolist() == [[-3, 3], [3, 3], [-3, -3], [3, -3]]
+def test_codes_of_a_single_picture_and_of_no_extent():
     assert latent_grid(1, 0).tolist() == [[0, 0]]
-
-
-# show_manifold
 
 
 class TwoTones(nn.Module):
@@ -84,17 +55,16 @@ class TwoTones(nn.Module):
     def __init__(self):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(3.0))
-        self.gradients = None
 
     def decode(self, codes):
-        self.gradients = torch.is_grad_enabled()
+        assert not torch.is_grad_enabled()
         return (self.scale * codes)[:, None, :, None].expand(-1, 1, 2, 2)
 
 
 def drawn(axes):
     """The picture as the reader sees it: rows from the top, and its extent."""
     (image,) = axes.images
-    assert image.origin == "upper"
+    assert (image.origin, image.get_clim()) == ("upper", (0, 1))
     return np.asarray(image.get_array()), image.get_extent()
 
 
@@ -102,14 +72,13 @@ def test_manifold_has_z1_to_the_right_and_z2_upwards():
     """The picture that covers the point (z1, z2) of the axes shows the probabilities decoded from (z1, z2)."""
     axes = show_manifold(TwoTones())
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("code $z_1$", "code $z_2$")
-    assert axes.images[0].get_clim() == (0, 1)
     picture, (left, right, bottom, top) = drawn(axes)
     assert picture.shape == (40, 40)
     for z1, z2 in [(-0.95, 0.95), (0.95, 0.95), (-0.95, -0.95), (0.35, -0.55)]:
-        row = int((top - z2) / (top - bottom) * 20)
-        column = int((z1 - left) / (right - left) * 20)
-        cell = picture[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        row = 2 * int((top - z2) / (top - bottom) * 20)
+        column = 2 * int((z1 - left) / (right - left) * 20)
         upper, lower = 1 / (1 + np.exp(-3 * np.array([z1, z2])))
+        cell = picture[row : row + 2, column : column + 2]
         np.testing.assert_allclose(cell, [[upper, upper], [lower, lower]], atol=1e-6)
 
 
@@ -120,14 +89,10 @@ def test_manifold_extends_half_a_picture_beyond_the_outer_codes(size, limit, edg
     assert extent == pytest.approx((-edge, edge, -edge, edge))
 
 
-def test_manifold_takes_the_axes_that_it_is_given_and_computes_no_gradients():
+def test_manifold_takes_the_axes_that_it_is_given():
     _, axes = plt.subplots()
-    before, model = plt.get_fignums(), TwoTones()
-    assert show_manifold(model, axes, size=3) is axes
-    assert len(axes.images) == 1
-    assert plt.get_fignums() == before
-    assert model.gradients is False
-    assert torch.is_grad_enabled()
+    assert show_manifold(TwoTones(), axes, size=3) is axes
+    assert len(axes.images) == len(plt.get_fignums()) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -137,8 +102,6 @@ def test_manifold_of_a_real_model_of_any_dtype(dtype):
     first = model.decode(torch.tensor([[-1.0, 1.0]], dtype=dtype)).float().sigmoid()[0, 0].detach()
     np.testing.assert_allclose(picture[:24, :24], first, atol=1e-6)
 
-
-# plot_protocol
 
 DRAWN = ("reconstruction", "kl", "mean", "log_variance_mean")  # in the order of the axes
 
@@ -150,9 +113,8 @@ def protocol(n=7, seed=0):
 @pytest.mark.parametrize(
     ("steps", "window", "groups"),
     [
-        (7, {"window": 1}, [[0], [1], [2], [3], [4], [5], [6]]),
+        (7, {"window": 1}, [[step] for step in range(7)]),
         (7, {"window": 3}, [[0, 1, 2], [3, 4, 5]]),
-        (7, {"window": 7}, [range(7)]),
         (7, {}, [range(7)]),
         (120, {}, [range(50), range(50, 100)]),
     ],
@@ -198,9 +160,7 @@ def test_axes_of_one_run_say_what_they_show_without_a_legend():
     assert [each.get_yscale() for each in axes] == ["log", "log", "linear", "linear"]
     assert all("nats per image" in each.get_ylabel() for each in axes[:2])
     assert axes[0].get_legend() is None
-
-
-# the book's style
+    assert all(axes[0].get_shared_x_axes().joined(axes[0], each) for each in axes)
 
 
 def test_book_style():
@@ -210,46 +170,29 @@ def test_book_style():
         axes.plot([0, 1])
         image = axes.imshow(np.zeros((2, 2)))
         assert (image.get_cmap().name, image.get_interpolation()) == ("gray", "nearest")
+        assert [side for side, spine in axes.spines.items() if not spine.get_visible()] == ["right", "top"]
         assert to_hex(axes.lines[0].get_color()).upper() == PALETTE[0]
         assert to_hex(axes.figure.get_facecolor()) == to_hex(mpl.rcParams["savefig.facecolor"]) == "#ffffff"
     assert len(set(PALETTE)) == len(PALETTE) == 7
 
 
-# errors
-
-
 @pytest.mark.parametrize(
     ("function", "arguments", "error", "message"),
     [
-        (image_grid, (torch.zeros(2, 3, 3), 1), ValueError, "images must have shape"),
-        (
-            image_grid,
-            (torch.zeros(2, 3, 4, 4), 2),
-            ValueError,
-            r"images .* shape \(n, 1, height, width\), got \(2, 3, ",
-        ),
-        (image_grid, (torch.zeros(0, 1, 3, 3), 1), ValueError, "images must hold at least one image"),
-        (image_grid, (torch.zeros(2, 1, 3, 3).int(), 1), TypeError, "images must be a floating-point tensor"),
+        (image_grid, (torch.zeros(2, 3, 3), 1), ValueError, r"images must have shape \(n, channels,"),
+        (image_grid, (torch.zeros(2, 3, 4, 4), 2), ValueError, r"images must have shape \(n, 1, height, width\), got"),
         (image_grid, (torch.zeros(2, 1, 3, 3), 0), ValueError, "columns must be at least 1, got 0"),
-        (image_grid, (torch.zeros(2, 1, 3, 3), 1.5), TypeError, "columns must be an integer, got float 1.5"),
         (image_grid, (torch.zeros(2, 1, 3, 3), 1, -1), ValueError, "padding must be at least 0, got -1"),
-        (image_grid, (torch.zeros(2, 1, 3, 3), 1, 0.5), TypeError, "padding must be an integer, got float 0.5"),
         (latent_grid, (0, 1.0), ValueError, "size must be at least 1, got 0"),
-        (latent_grid, (2.5, 1.0), TypeError, "size must be an integer, got float 2.5"),
         (latent_grid, (2, -1.0), ValueError, "limit must be finite and at least 0, got -1.0"),
-        (latent_grid, (2, "1"), TypeError, "limit must be a number, got str '1'"),
         (show_manifold, (TwoTones(), None, 0), ValueError, "size must be at least 1, got 0"),
-        (show_manifold, (TwoTones(), None, 2, -1.0), ValueError, "limit must be finite and at least 0, got -1.0"),
         (show_manifold, (TwoTones(), None, 2, 0), ValueError, "limit must be greater than 0, got 0"),
         (show_manifold, (mlp_vae((1, 2, 2), 3, 4), None, 3), ValueError, r"codes must .* \(n, 3\), got \(9, 2\)"),
         (plot_protocol, (protocol(), 0), ValueError, "window must be at least 1, got 0"),
-        (plot_protocol, (protocol(), 1.5), TypeError, "window must be an integer, got float 1.5"),
         (plot_protocol, ({},), ValueError, "protocols must hold at least one protocol, got none"),
-        (plot_protocol, (protocol(0),), ValueError, "protocols .* at least one step, got an empty one as ''"),
         (plot_protocol, ({"VAE": protocol(3), "DVAE": protocol(0)},), ValueError, ".* got an empty one as 'DVAE'"),
         (plot_protocol, ({"VAE": 3},), TypeError, "protocols must hold Protocols, got int as 'VAE'"),
         (plot_protocol, ([1],), TypeError, "protocols must be a Protocol or a mapping to Protocols, got list"),
-        (plot_protocol, (None,), TypeError, "protocols must be a Protocol or a mapping to Protocols, got NoneType"),
     ],
 )
 def test_arguments_that_do_not_fit(function, arguments, error, message):

@@ -5,19 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors
 import torch
+from safetensors.torch import load_file
 
-from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, best_square_iou, load_checkpoint, mlp_vae
+from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, best_square_iou, iou, load_checkpoint, mlp_vae
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 FLIPS = {"article-vae": 0.0, "article-dvae": 0.1}  # the probability of a flip in training
 EXPLORERS = {f"explorer-p{round(100 * p):02d}": p for p in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)}
-
-
-def listed() -> dict[str, str]:
-    lines = (WEIGHTS / "SHA256SUMS").read_text().splitlines()
-    return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 def load(name: str):
@@ -34,46 +29,37 @@ def overlap(name: str, p: float = 0.0) -> float:
     clean = all_squares().repeat(4, 1, 1, 1)
     corrupted = BernoulliNoise(p, torch.Generator().manual_seed(0)).corrupt(clean)
     decoded = model.decode(model.encode(corrupted)[0]) > 0
-    both, either = (decoded * clean).sum((1, 2, 3)), ((decoded + clean) > 0).sum((1, 2, 3))
-    return float((both / either).mean())
+    return float(iou(decoded.float(), clean).mean())
 
 
 each_model = pytest.mark.parametrize("name", FLIPS | EXPLORERS)
 each_article_model = pytest.mark.parametrize("name", FLIPS)
-each_explorer = pytest.mark.parametrize("name", EXPLORERS)
 
 
-def test_every_shipped_file_is_listed_and_has_its_sha256():
-    files = {path.name for path in WEIGHTS.iterdir()} - {"SHA256SUMS", "README.md"}
+def test_every_shipped_file_is_listed_and_has_its_sha256_and_all_are_under_20_mb():
+    shipped = [path for path in WEIGHTS.iterdir() if path.name not in ("SHA256SUMS", "README.md")]
     models = {f"{name}.safetensors" for name in FLIPS | EXPLORERS}
-    assert files == set(listed()) == models | {f"{name}.protocol.npz" for name in FLIPS}
-    for name, digest in listed().items():
-        assert hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() == digest, name
-
-
-def test_all_shipped_weights_together_are_under_20_mb():
-    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 20e6
+    assert {path.name for path in shipped} == models | {f"{name}.protocol.npz" for name in FLIPS}
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in shipped]
+    assert sorted(lines) == sorted((WEIGHTS / "SHA256SUMS").read_text().splitlines())
+    assert sum(path.stat().st_size for path in shipped) < 20e6
 
 
 @each_article_model
 def test_the_weights_belong_to_the_articles_configuration(name):
-    _, config = load(name)
-    assert config == TrainingConfig.article()
+    assert load(name)[1] == TrainingConfig.article()
 
 
-@each_explorer
+@pytest.mark.parametrize("name", EXPLORERS)
 def test_the_explorers_share_one_schedule_and_differ_in_the_noise_alone(name):
-    model, config = load(name)
-    other, same = load("explorer-p00")
-    assert config == same
-    assert model.configuration == other.configuration
+    (model, config), (other, same) = load(name), load("explorer-p00")
+    assert (model.configuration, config) == (other.configuration, same)
     assert (config.schedule, config.steps * config.batch_size) == ("cosine", 2_048_000)
 
 
 @each_model
 def test_the_weights_are_stored_in_16_bits(name):
-    with safetensors.safe_open(WEIGHTS / f"{name}.safetensors", framework="pt") as file:
-        tensors = [file.get_tensor(key) for key in file.keys()]  # noqa: SIM118
+    tensors = load_file(WEIGHTS / f"{name}.safetensors").values()
     assert {tensor.dtype for tensor in tensors} == {torch.float16}
     # counted by hand: 576-128-128-2x2-128-128-576 with biases, in the article's 1152 for 128
     assert sum(tensor.numel() for tensor in tensors) == (3_993_412 if name in FLIPS else 182_084)
@@ -106,9 +92,9 @@ def test_only_the_denoising_model_reconstructs_from_corrupted_images():
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.2, 0.3, 0.4])
 def test_an_explorer_is_the_best_of_the_six_at_the_noise_that_it_was_trained_with(p):
-    iou = {EXPLORERS[name]: overlap(name, p) for name in EXPLORERS}
-    assert iou[p] > max(iou.values()) - 0.005
-    assert iou[p] > {0.0: 0.99, 0.1: 0.99, 0.2: 0.95, 0.3: 0.85, 0.4: 0.6}[p]
+    overlaps = {level: overlap(name, p) for name, level in EXPLORERS.items()}
+    assert overlaps[p] > max(overlaps.values()) - 0.005
+    assert overlaps[p] > {0.0: 0.99, 0.1: 0.99, 0.2: 0.95, 0.3: 0.85, 0.4: 0.6}[p]
 
 
 def test_training_noise_helps_against_noise_and_costs_on_clean_images():

@@ -91,9 +91,9 @@ def browser():
 def open_page(browser, site: str, packages: Path) -> Iterator[Callable]:
     """Return a function that opens a page as a reader would and waits until it is drawn.
 
-    `open_page("book/noise", width=400, scheme="dark", reduced_motion=True)` returns Playwright's page; further
-    keywords go to the browser's context. The test fails if a page raised an error, wrote one to the console, asked for
-    anything that failed, or asked for anything from outside but files of the npm packages at their exact versions.
+    `open_page("book/noise", width=400, scheme="dark", reduced_motion=True)` returns Playwright's page; further keywords
+    go to the browser's context. The test fails if a page raised an error, wrote one to the console, or asked for
+    anything that failed or comes from outside, files of the npm packages at their exact versions aside.
     """
     problems: list[str] = []
     contexts = []

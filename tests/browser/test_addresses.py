@@ -41,15 +41,11 @@ def test_a_script_of_the_configuration_has_its_hash(packages, url):
     assert DIRECT[url]["crossorigin"] == "anonymous"
 
 
-def test_the_script_that_require_js_loads_has_its_hash(packages):
+def test_the_front_end_has_its_hash_and_is_of_the_version_of_pythons_anywidget(packages):
     url, digest = ANYWIDGET.groups()
     assert digest == integrity(f"{url}.js")  # require.js adds the ending
-
-
-def test_the_front_end_is_of_the_version_of_pythons_anywidget(packages):
-    constraints = (ROOT / "constraints.txt").read_text().splitlines()
-    version = ANYWIDGET[1].split("@")[1].split("/")[0]
-    assert f"anywidget=={version}" in constraints
+    version = url.split("@")[1].split("/")[0]
+    assert f"anywidget=={version}" in (ROOT / "constraints.txt").read_text().splitlines()
     assert importlib.metadata.version("anywidget") == version
 
 
