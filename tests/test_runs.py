@@ -1,9 +1,11 @@
 """What a run needs of the machine: precision, processes, random numbers, a step that can be captured, Ctrl-C."""
 
+import contextlib
 import itertools
 import signal
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,57 +50,82 @@ def test_bfloat16_becomes_float32_where_it_would_be_emulated(monkeypatch, precis
     assert effective_precision(precision, torch.device(device)) == ("float32" if emulated else precision)
 
 
-@pytest.fixture
-def _switches_given_back():
-    """Whatever a test sets, PyTorch's switches of precision are as before after it."""
-    older, newer = torch.get_float32_matmul_precision(), switches()
-    yield
-    torch.set_float32_matmul_precision(older)
-    for module, value in zip(switch_modules(), newer, strict=True):
-        module.fp32_precision = value
-
-
 def switch_modules():
     both = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
     return [module for module in both if hasattr(module, "fp32_precision")]  # since PyTorch 2.9
 
 
 def switches():
-    return [module.fp32_precision for module in switch_modules()]
+    """PyTorch's older switch of precision, which cannot be read once one of the newer ones is in use, and these."""
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        older = None
+    return older, *(module.fp32_precision for module in switch_modules())
+
+
+@pytest.fixture
+def _switches_given_back():
+    older, *newer = switches()
+    yield
+    torch.set_float32_matmul_precision(older)
+    for module, value in zip(switch_modules(), newer, strict=True):
+        module.fp32_precision = value
+
+
+NEWER = pytest.param("tf32", marks=pytest.mark.skipif(not switch_modules(), reason="needs PyTorch 2.9"))
 
 
 @pytest.mark.usefixtures("_switches_given_back")
-@pytest.mark.parametrize("before", ["highest", "high", "medium"])
-@pytest.mark.parametrize(("precision", "during"), [("float32", "highest"), ("tf32", "high"), ("bfloat16", "highest")])
-def test_precision_of_matrix_products_is_set_and_given_back(before, precision, during):
-    torch.set_float32_matmul_precision(before)
-    newer, seen = switches(), []
-
-    def look_and_stop():
-        seen.append(torch.get_float32_matmul_precision() if precision != "tf32" else "high")
-        seen.extend(set(switches()) - {"tf32" if precision == "tf32" else "ieee"})
+@pytest.mark.parametrize("caller", ["highest", "high", "medium", NEWER])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_precision_of_matrix_products_is_set_and_given_back(caller, precision):
+    """Whichever switch the caller has set."""
+    if caller == "tf32":
+        torch.backends.cuda.matmul.fp32_precision = caller
+    else:
+        torch.set_float32_matmul_precision(caller)
+    before, tf32 = switches(), precision == "tf32"
+    assert (before[0] is None) is (caller == "tf32")
+    with contextlib.suppress(StoppedError), matmul_precision(precision):
+        older, *newer = switches()
+        assert set(newer) <= {"tf32" if tf32 else "ieee"}
+        assert tf32 or older == "highest"
         stop()
-
-    with pytest.raises(StoppedError), matmul_precision(precision):
-        look_and_stop()
-    assert seen == [during]
-    assert torch.get_float32_matmul_precision() == before
-    assert switches() == newer
-
-
-@pytest.mark.skipif(not switch_modules(), reason="needs PyTorch 2.9")
-@pytest.mark.usefixtures("_switches_given_back")
-@pytest.mark.parametrize("precision", ["float32", "tf32"])
-def test_the_newer_switches_of_precision_may_be_in_use(precision):
-    """After them the older one can no longer be read; a run neither fails nor forgets what the caller has set."""
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    before = switches()
-    with pytest.raises(RuntimeError):
-        torch.get_float32_matmul_precision()
-    with matmul_precision(precision):
-        assert set(switches()) == {"tf32" if precision == "tf32" else "ieee"}
     assert switches() == before
-    assert len(run(tiny(), short(2, precision=precision))) == 2
+
+
+@pytest.fixture
+def _any_processor(monkeypatch):
+    """Take every processor for one with bfloat16 instructions: one without computes the same, more slowly."""
+    monkeypatch.setattr(dvae_lib.runs.devices, "bfloat16_instructions", lambda: ["some"])
+
+
+@pytest.mark.usefixtures("_any_processor")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_precision_is_that_of_the_matrix_products(precision):
+    """In bfloat16 the losses are close but not the same, and weights and protocol are in float32 all the same."""
+    model, rounded, dtypes = tiny(), precision == "bfloat16", set()
+    model.decoder.register_forward_hook(lambda *a: dtypes.add(a[-1].dtype))
+    protocol, exact = run(model, short(precision=precision)), run(tiny())
+    assert dtypes == {torch.bfloat16 if rounded else torch.float32}
+    assert {tensor.dtype for tensor in weights(model).values()} == {torch.float32}
+    assert protocol.reconstruction.dtype == np.float32
+    assert np.array_equal(protocol.reconstruction, exact.reconstruction) is not rounded
+    np.testing.assert_allclose(protocol.reconstruction, exact.reconstruction, rtol=0.02)
+    np.testing.assert_allclose(protocol.kl, exact.kl, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.usefixtures("_any_processor")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_callers_autocast_changes_nothing(precision):
+    """PyTorch's cache of cast weights lives until the caller's context ends, longer than the weights that it holds."""
+    outside, inside = tiny(), tiny()
+    rows = run(outside, short(precision=precision))
+    with torch.autocast("cpu", torch.bfloat16):
+        protocol = run(inside, short(precision=precision))
+    assert np.array_equal(protocol.to_numpy(), rows.to_numpy())
+    assert same(weights(inside), weights(outside))
 
 
 # processes and random numbers
@@ -157,12 +184,6 @@ def test_a_run_neither_reads_nor_moves_the_callers_random_numbers(build):
 # a step that can be captured
 
 
-@pytest.fixture
-def _any_processor(monkeypatch):
-    """Take every processor for one with bfloat16 instructions: one without computes the same, more slowly."""
-    monkeypatch.setattr(dvae_lib.runs.devices, "bfloat16_instructions", lambda: ["some"])
-
-
 def own_generators(noise):
     model = tiny(noise)
     model.sampler.generator = torch.Generator().manual_seed(5)
@@ -217,34 +238,31 @@ def test_a_replayed_step_is_the_plain_one_bit_for_bit_and_asks_nothing(build, no
     assert not plain["rows"][6:].any()
 
 
-count = itertools.count()
-
-
-def rate_of_python(run):
+def rate_of_python(run, number):
     """A learning rate that Python computes, and that a record keeps for ever."""
-    run.schedule[:, 0].fill_(run.config.learning_rate_at(next(count) % 6))
+    run.schedule[:, 0].fill_(run.config.learning_rate_at(number))
     training_step(run)
 
 
-def factor_of_python(run):
+def factor_of_python(run, number):
     """The same of the factor on the divergence."""
-    run.model.divergence.weight = 1.0 + next(count) % 6
+    run.model.divergence.weight = 1.0 + number
     training_step(run)
 
 
-def batch_of_the_host(run):
+def batch_of_the_host(run, number):
     """A part of the images that Python chooses."""
-    everything, run.images = run.images, run.images[next(count) % 6 :]
+    everything, run.images = run.images, run.images[number:]
     training_step(run)
     run.images = everything
 
 
 @pytest.mark.parametrize("step", [rate_of_python, factor_of_python, batch_of_the_host])
-def test_the_comparison_sees_what_a_record_freezes(monkeypatch, step):
+def test_the_comparison_sees_what_a_record_freezes(step):
     found = []
     for how in ("plain", "replayed"):
-        monkeypatch.setitem(globals(), "count", itertools.count())
-        found.append(after(denoising(), short(decay=0.5), step, how))
+        numbers = iter(range(6))
+        found.append(after(denoising(), short(decay=0.5), lambda run, n=numbers: step(run, next(n)), how))
     assert not same(*found)
 
 
@@ -268,44 +286,6 @@ def test_the_recorder_refuses_questions(ask):
     made = Run(tiny(), bars(), short(), CPU)
     with pytest.raises(RuntimeError, match="the step waits for the device"):
         record(partial(ask, made))
-
-
-def test_a_record_runs_again_on_the_same_tensors():
-    """Views, operations in place and out of place, several outputs and draws; by hand."""
-    generator, x, drawn = torch.Generator().manual_seed(3), torch.tensor([1.0, 4.0]), torch.zeros(2)
-    kept = {}
-
-    def step():
-        kept["view"] = x[1:]
-        kept["view"].mul_(2)
-        kept["std"], kept["mean"] = torch.std_mean(x)
-        drawn.copy_(torch.rand(2, generator=generator))
-
-    operations = record(step)
-    assert x.tolist() == [1, 8]
-    replay(operations)
-    replay(operations)
-    assert x.tolist() == [1, 32]
-    assert kept["mean"].item() == 16.5
-    assert kept["std"].item() == pytest.approx(31 / 2**0.5)
-    again = torch.Generator().manual_seed(3)
-    assert drawn.tolist() == [torch.rand(2, generator=again) for _ in range(3)][2].tolist()
-
-
-def test_a_step_changes_nothing_but_what_stays_in_its_place():
-    """A captured step is replayed on the same addresses: weights, moments, rate, rows and counter."""
-    made = Run(denoising().train(), bars(), short(), CPU)
-
-    def addresses():
-        tensors = [*made.model.parameters(), made.images, made.step, made.schedule, made.rows]
-        tensors.append(made.optimizer.param_groups[0]["lr"])
-        return [tensor.data_ptr() for tensor in (*tensors, *made.state().values()) if tensor.numel()]
-
-    before = addresses()[:-1]  # the state of a generator is copied where it is asked for
-    training_step(made)
-    training_step(made)
-    assert [address for address in before if address not in addresses()] == []
-    assert made.done == 2
 
 
 def test_no_graph_is_kept_before_or_after_a_step():
@@ -349,78 +329,64 @@ def test_only_cuda_captures_and_only_what_has_no_hooks():
 # the captured step itself, on a device made of lists: what it needs of a real one is in test_gpu.py
 
 
-class Stream:
-    """A place where work is done in order; it notes who waits for whom."""
-
-    def __init__(self, name, log):
-        self.name, self.log = name, log
-
-    def wait_stream(self, other):
-        self.log.append(f"{self.name} waits for {other.name}")
-
-
 class Device:
-    """The part of torch.cuda that a captured step uses. Work done while a graph records is noted, not executed."""
+    """The part of torch.cuda that a captured step uses: what a graph records is executed when it is replayed."""
 
     def __init__(self, monkeypatch):
-        self.log, self.executed, self.recording, self.debug_mode = [], 0, None, 0
-        self.current, device = Stream("main", self.log), self
-
-        class Graph:
-            work, generators = 0, ()
-
-            def register_generator_state(self, generator):
-                assert device.recording is None
-                self.generators += (generator,)
-
-            def replay(self):
-                device.executed += self.work
-
-        class Recording:
-            def __init__(self, graph, stream):
-                self.graph, self.stream = graph, stream
-
-            def __enter__(self):
-                device.recording, device.current = self.graph, self.stream
-
-            def __exit__(self, error, *_):
-                device.recording = None
-                if error is None:  # one that fails leaves its stream current, as PyTorch's does
-                    device.current = self.main
-
-            main = self.current
-
-        class On:
-            def __init__(self, stream):
-                self.stream = stream
-
-            def __enter__(self):
-                self.before, device.current = device.current, self.stream
-
-            def __exit__(self, *_):
-                device.current = self.before
-
+        self.log, self.executed, self.graph, self.mode = [], 0, None, 0
+        self.stream = self.main = self.new_stream("main")
         replacements = {
-            "CUDAGraph": Graph,
-            "graph": Recording,
-            "Stream": lambda _: Stream("side", self.log),
-            "stream": On,
-            "current_stream": lambda _: self.current,
-            "set_stream": lambda stream: setattr(self, "current", stream),
-            "get_sync_debug_mode": lambda: self.debug_mode,
-            "set_sync_debug_mode": lambda mode: setattr(self, "debug_mode", mode),
+            "CUDAGraph": self.new_graph,
+            "graph": self.recording,
+            "Stream": lambda _: self.new_stream("side"),
+            "stream": self.on,
+            "current_stream": lambda _: self.stream,
+            "set_stream": lambda stream: setattr(self, "stream", stream),
+            "get_sync_debug_mode": lambda: self.mode,
+            "set_sync_debug_mode": lambda mode: setattr(self, "mode", mode),
         }
         for name, replacement in replacements.items():
             monkeypatch.setattr(torch.cuda, name, replacement)
+        ended = "_cuda_endAllocateToPool"
+        monkeypatch.setattr(torch._C, ended, lambda *pool: self.log.append(pool), raising=False)
 
-    def work(self, question=False):
-        if question and (self.recording is not None or self.debug_mode == "error"):
-            raise RuntimeError("called a synchronizing operation")
-        self.log.append((self.current.name, self.debug_mode))
-        if self.recording is not None:
-            self.recording.work += 1
+    def new_stream(self, name):
+        waits = lambda other: self.log.append(f"{name} waits for {other.name}")  # noqa: E731
+        return SimpleNamespace(name=name, device_index=0, wait_stream=waits)
+
+    def new_graph(self):
+        graph = SimpleNamespace(work=0, generators=[], pool=lambda: "pool")
+        graph.register_generator_state = graph.generators.append
+        graph.replay = lambda: setattr(self, "executed", self.executed + graph.work)
+        return graph
+
+    @contextlib.contextmanager
+    def recording(self, graph, stream):
+        before, self.stream, self.graph = self.stream, stream, graph
+        try:
+            yield
+            self.stream = before  # one that fails leaves its stream current, as PyTorch's does
+        finally:
+            self.graph = None
+
+    @contextlib.contextmanager
+    def on(self, stream):
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    def work(self):
+        self.log.append((self.stream.name, self.mode))
+        if self.graph is not None:
+            self.graph.work += 1
         else:
             self.executed += 1
+
+
+PLAIN = ["side waits for main", ("side", 0), "main waits for side"]
+WATCHED = ["side waits for main", ("side", "error"), "main waits for side"]
 
 
 def test_each_call_makes_one_step(monkeypatch):
@@ -431,25 +397,30 @@ def test_each_call_makes_one_step(monkeypatch):
         step()
         executed.append(device.executed)
     assert executed == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert step.graph.generators == tuple(generators)
-    plain = ["side waits for main", ("side", 0), "main waits for side"]
-    watched = ["side waits for main", ("side", "error"), "main waits for side"]
-    assert device.log == [*plain, *plain, *watched, ("side", 0)]
-    assert (device.current.name, device.debug_mode) == ("main", 0)
+    assert step.graph.generators == generators
+    assert device.log == [*PLAIN, *PLAIN, *WATCHED, ("side", 0)]
+    assert (device.stream, device.mode) == (device.main, 0)
 
 
-def test_a_step_that_asks_is_refused_before_the_capture(monkeypatch):
-    """The message says what to do, and it can be done in this process: stream and debug mode are as before."""
-    device = Device(monkeypatch)
-    step = CapturedStep(partial(device.work, question=True), CUDA, [])
-    step()
-    step()
-    message = r"cannot be captured as a graph: .* TrainingConfig\(graph=False\)"
+@pytest.mark.parametrize(("call", "closed"), [(3, []), (4, [(0, "pool")])], ids=["asks", "capture"])
+def test_a_step_that_cannot_be_captured(monkeypatch, call, closed):
+    """The message says what to do, and it can be done in this process: stream, debug mode and memory are as before."""
+    device, calls = Device(monkeypatch), iter(range(1, 5))
+
+    def fail():
+        if next(calls) == call:
+            raise RuntimeError("called a synchronizing operation")
+
+    step, message = CapturedStep(fail, CUDA, []), r"cannot be captured as a graph: .* TrainingConfig\(graph=False\)"
+    for _ in range(call - 1):
+        step()
+    device.log.clear()
     with pytest.raises(RuntimeError, match=message) as caught:
         step()
     assert "synchronizing" in str(caught.value.__cause__)
     assert step.graph is None
-    assert (device.current.name, device.debug_mode) == ("main", 0)
+    assert (device.stream, device.mode) == (device.main, 0)
+    assert device.log[call == 3 :] == closed  # before a plain step the streams wait
 
 
 def test_errors_of_a_plain_step_are_passed_on(monkeypatch):
@@ -461,40 +432,9 @@ def test_errors_of_a_plain_step_are_passed_on(monkeypatch):
 # Ctrl-C
 
 
-@pytest.fixture
-def _default_handler():
-    """A shell starts what it puts aside with Ctrl-C ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_default_handler")
-def test_a_first_ctrl_c_is_kept_and_a_second_passed_on():
-    answers = []
-
-    def press_twice(pressed):
-        for _ in range(2):
-            answers.append(pressed(1, None))
-            interrupt()
-
-    with pytest.raises(KeyboardInterrupt), ctrl_c() as pressed:
-        press_twice(pressed)
-    assert answers == [False, True]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-@pytest.mark.usefixtures("_default_handler")
 def test_ctrl_c_is_left_to_whoever_has_taken_it():
     """Another handler stays; a thread may set none."""
-    heard = []
-    signal.signal(signal.SIGINT, lambda *_: heard.append(1))
-    with ctrl_c() as pressed:
-        interrupt()
-        assert not pressed(1, None)
-    assert heard == [1]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    inside = []
+    heard, inside = [], []
 
     def work():
         with ctrl_c() as pressed:
@@ -504,3 +444,11 @@ def test_ctrl_c_is_left_to_whoever_has_taken_it():
     thread.start()
     thread.join()
     assert inside == [(True, False)]
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    try:
+        with ctrl_c() as pressed:
+            interrupt()
+            assert not pressed(1, None)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [1]
