@@ -156,14 +156,11 @@ def test_configurations_of_the_article_and_for_a_laptop():
     assert dataclasses.asdict(TrainingConfig.quick()) == article | laptop
 
 
-COSINE = TrainingConfig(steps=100, learning_rate=0.4, schedule="cosine")
-
-
 @pytest.mark.parametrize(
     ("config", "rates"),
     [
         (TrainingConfig(), {0: 1e-3, 1: 1e-3 / 1.0001, 10_000: 5e-4, 30_000: 2.5e-4}),
-        (COSINE, {0: 0.4, 25: 0.4 * (2 + math.sqrt(2)) / 4, 50: 0.2, 100: 0}),
+        (TrainingConfig(100, schedule="cosine"), {0: 1e-3, 25: 1e-3 * (2 + math.sqrt(2)) / 4, 50: 5e-4, 100: 0}),
     ],
     ids=["article", "cosine"],
 )
