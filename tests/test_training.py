@@ -86,7 +86,7 @@ def test_run_equals_the_reference_loop(noise, weight, changes):
     config = short(steps=20, seed=3, decay=0.05, **changes)
     ours, theirs = tiny(noise), tiny(noise)
     ours.divergence.weight = theirs.divergence.weight = weight
-    protocol = run(ours, config)
+    protocol = run(ours.eval(), config)
     np.testing.assert_allclose(protocol.to_numpy(), reference(theirs, bars(), config), rtol=1e-3, atol=1e-4)
     for name, tensor in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
@@ -294,8 +294,7 @@ def test_loss_not_finite(value, step, report):
 def test_a_bad_gradient(step, report, message):
     """Just before a report every loss so far is finite, one weight is not; elsewhere, the next step's loss shows it."""
     model, passes = tiny(), iter(range(10**6))
-    bias = model.decoder[4].bias
-    bias.register_hook(lambda gradient: gradient * math.nan if next(passes) == step else gradient)
+    model.decoder[4].bias.register_hook(lambda gradient: gradient * math.nan if next(passes) == step else gradient)
     with pytest.raises(FloatingPointError, match=f"{message}; .* step {report}"):
         run(model)
     assert_whole_steps(model, report)
