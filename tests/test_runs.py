@@ -1,9 +1,11 @@
 """What a run needs of the machine: precision, processes, random numbers, a step that can be captured, Ctrl-C."""
 
+import contextlib
 import itertools
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,57 +50,82 @@ def test_bfloat16_becomes_float32_where_it_would_be_emulated(monkeypatch, precis
     assert effective_precision(precision, torch.device(device)) == ("float32" if emulated else precision)
 
 
-@pytest.fixture
-def _switches_given_back():
-    """Whatever a test sets, PyTorch's switches of precision are as before after it."""
-    older, newer = torch.get_float32_matmul_precision(), switches()
-    yield
-    torch.set_float32_matmul_precision(older)
-    for module, value in zip(switch_modules(), newer, strict=True):
-        module.fp32_precision = value
-
-
 def switch_modules():
     both = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
     return [module for module in both if hasattr(module, "fp32_precision")]  # since PyTorch 2.9
 
 
 def switches():
-    return [module.fp32_precision for module in switch_modules()]
+    """PyTorch's older switch of precision, which cannot be read once one of the newer ones is in use, and these."""
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        older = None
+    return older, *(module.fp32_precision for module in switch_modules())
+
+
+@pytest.fixture
+def _switches_given_back():
+    older, *newer = switches()
+    yield
+    torch.set_float32_matmul_precision(older)
+    for module, value in zip(switch_modules(), newer, strict=True):
+        module.fp32_precision = value
+
+
+NEWER = pytest.param("tf32", marks=pytest.mark.skipif(not switch_modules(), reason="needs PyTorch 2.9"))
 
 
 @pytest.mark.usefixtures("_switches_given_back")
-@pytest.mark.parametrize("before", ["highest", "high", "medium"])
-@pytest.mark.parametrize(("precision", "during"), [("float32", "highest"), ("tf32", "high"), ("bfloat16", "highest")])
-def test_precision_of_matrix_products_is_set_and_given_back(before, precision, during):
-    torch.set_float32_matmul_precision(before)
-    newer, seen = switches(), []
-
-    def look_and_stop():
-        seen.append(torch.get_float32_matmul_precision() if precision != "tf32" else "high")
-        seen.extend(set(switches()) - {"tf32" if precision == "tf32" else "ieee"})
+@pytest.mark.parametrize("caller", ["highest", "high", "medium", NEWER])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_precision_of_matrix_products_is_set_and_given_back(caller, precision):
+    """Whichever switch the caller has set."""
+    if caller == "tf32":
+        torch.backends.cuda.matmul.fp32_precision = caller
+    else:
+        torch.set_float32_matmul_precision(caller)
+    before, tf32 = switches(), precision == "tf32"
+    assert (before[0] is None) is (caller == "tf32")
+    with contextlib.suppress(StoppedError), matmul_precision(precision):
+        older, *newer = switches()
+        assert set(newer) <= {"tf32" if tf32 else "ieee"}
+        assert tf32 or older == "highest"
         stop()
-
-    with pytest.raises(StoppedError), matmul_precision(precision):
-        look_and_stop()
-    assert seen == [during]
-    assert torch.get_float32_matmul_precision() == before
-    assert switches() == newer
-
-
-@pytest.mark.skipif(not switch_modules(), reason="needs PyTorch 2.9")
-@pytest.mark.usefixtures("_switches_given_back")
-@pytest.mark.parametrize("precision", ["float32", "tf32"])
-def test_the_newer_switches_of_precision_may_be_in_use(precision):
-    """After them the older one can no longer be read; a run neither fails nor forgets what the caller has set."""
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    before = switches()
-    with pytest.raises(RuntimeError):
-        torch.get_float32_matmul_precision()
-    with matmul_precision(precision):
-        assert set(switches()) == {"tf32" if precision == "tf32" else "ieee"}
     assert switches() == before
-    assert len(run(tiny(), short(2, precision=precision))) == 2
+
+
+@pytest.fixture
+def _any_processor(monkeypatch):
+    """Take every processor for one with bfloat16 instructions: one without computes the same, more slowly."""
+    monkeypatch.setattr(dvae_lib.runs.devices, "bfloat16_instructions", lambda: ["some"])
+
+
+@pytest.mark.usefixtures("_any_processor")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_precision_is_that_of_the_matrix_products(precision):
+    """In bfloat16 the losses are close but not the same, and weights and protocol are in float32 all the same."""
+    model, rounded, dtypes = tiny(), precision == "bfloat16", set()
+    model.decoder.register_forward_hook(lambda *a: dtypes.add(a[-1].dtype))
+    protocol, exact = run(model, short(precision=precision)), run(tiny())
+    assert dtypes == {torch.bfloat16 if rounded else torch.float32}
+    assert {tensor.dtype for tensor in weights(model).values()} == {torch.float32}
+    assert protocol.reconstruction.dtype == np.float32
+    assert np.array_equal(protocol.reconstruction, exact.reconstruction) is not rounded
+    np.testing.assert_allclose(protocol.reconstruction, exact.reconstruction, rtol=0.02)
+    np.testing.assert_allclose(protocol.kl, exact.kl, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.usefixtures("_any_processor")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_callers_autocast_changes_nothing(precision):
+    """PyTorch's cache of cast weights lives until the caller's context ends, longer than the weights that it holds."""
+    outside, inside = tiny(), tiny()
+    rows = run(outside, short(precision=precision))
+    with torch.autocast("cpu", torch.bfloat16):
+        protocol = run(inside, short(precision=precision))
+    assert np.array_equal(protocol.to_numpy(), rows.to_numpy())
+    assert same(weights(inside), weights(outside))
 
 
 # processes and random numbers
@@ -122,9 +149,7 @@ def test_generators_of_all_ranks_and_seeds_differ_and_rank_0_has_the_seeds_own()
     numbers = {(seed, rank): drawn(seed, rank) for seed in range(33) for rank in range(8)}
     assert len(set(numbers.values())) == 33 * 8
     assert numbers[5, 3] == drawn(5, 3)
-    for seed in (0, 1, 32):
-        own = torch.rand(4, generator=torch.Generator().manual_seed(seed))
-        assert numbers[seed, 0] == tuple(own.tolist())
+    assert numbers[32, 0] == tuple(torch.rand(4, generator=torch.Generator().manual_seed(32)).tolist())
 
 
 def test_a_generator_is_lent_to_layers_without_one():
@@ -145,10 +170,9 @@ def test_a_run_neither_reads_nor_moves_the_callers_random_numbers(build):
     """Whatever the caller draws before and meanwhile, the run is the same; and the caller draws what it would have."""
     torch.manual_seed(99)
     alone = torch.rand(50)
-    expected, model = build(), build()
+    expected, model, drawn = build(), build(), []
     run(expected)
     torch.manual_seed(99)
-    drawn = []
     run(model, short(report_every=1), on_report=lambda *_: drawn.append(torch.rand(5)))
     assert torch.equal(torch.cat(drawn), alone)
     assert same(weights(model), weights(expected))
@@ -157,17 +181,10 @@ def test_a_run_neither_reads_nor_moves_the_callers_random_numbers(build):
 # a step that can be captured
 
 
-@pytest.fixture
-def _any_processor(monkeypatch):
-    """Take every processor for one with bfloat16 instructions: one without computes the same, more slowly."""
-    monkeypatch.setattr(dvae_lib.runs.devices, "bfloat16_instructions", lambda: ["some"])
-
-
 def own_generators(noise):
     model = tiny(noise)
-    model.sampler.generator = torch.Generator().manual_seed(5)
-    if noise is not None:
-        noise.generator = torch.Generator().manual_seed(6)
+    for seed, layer in enumerate(filter(None, (noise, model.sampler))):
+        layer.generator = torch.Generator().manual_seed(seed)
     return model
 
 
@@ -191,13 +208,13 @@ SCHEDULES = {
 }
 
 
-def after(model, config, step, how, steps=6):
-    """Weights, rows and generators after `steps` steps: all of them plain, or the first recorded and then replayed."""
+def after_six(step, model, config, replayed):
+    """Weights, rows and generators after six steps: all of them plain, or the first recorded and then replayed."""
     made = Run(model, bars(), config, CPU)
     with made.active():
-        operations = record(partial(step, made)) if how == "replayed" else None
-        for _ in range(steps - (how == "replayed")):
-            step(made) if operations is None else replay(operations)
+        again = partial(replay, record(partial(step, made))) if replayed else partial(step, made)
+        for _ in range(6 - replayed):
+            again()
         states = {f"generator {i}": generator.get_state() for i, generator in enumerate(made.generators)}
         return weights(model) | states | {"rows": made.rows.clone()}
 
@@ -209,43 +226,41 @@ def after(model, config, step, how, steps=6):
 @pytest.mark.parametrize("build", MODELS)
 def test_a_replayed_step_is_the_plain_one_bit_for_bit_and_asks_nothing(build, noise, precision, schedule):
     config = short(precision=precision, **SCHEDULES[schedule])
-    plain, replayed = (
-        after(MODELS[build](NOISES[noise]()), config, training_step, how) for how in ("plain", "replayed")
-    )
+    plain, replayed = (after_six(training_step, MODELS[build](NOISES[noise]()), config, how) for how in (False, True))
     assert same(plain, replayed)
     assert len(plain["rows"][:6, 0].unique()) == 6  # every step has drawn something else
     assert not plain["rows"][6:].any()
 
 
-count = itertools.count()
+def passes(run):
+    """How often Python has gone through a step of this run."""
+    run.passes = getattr(run, "passes", -1) + 1
+    return run.passes
 
 
 def rate_of_python(run):
     """A learning rate that Python computes, and that a record keeps for ever."""
-    run.schedule[:, 0].fill_(run.config.learning_rate_at(next(count) % 6))
+    run.schedule[:, 0].fill_(run.config.learning_rate_at(passes(run)))
     training_step(run)
 
 
 def factor_of_python(run):
     """The same of the factor on the divergence."""
-    run.model.divergence.weight = 1.0 + next(count) % 6
+    run.model.divergence.weight = 1.0 + passes(run)
     training_step(run)
 
 
 def batch_of_the_host(run):
     """A part of the images that Python chooses."""
-    everything, run.images = run.images, run.images[next(count) % 6 :]
+    everything, run.images = run.images, run.images[passes(run) :]
     training_step(run)
     run.images = everything
 
 
 @pytest.mark.parametrize("step", [rate_of_python, factor_of_python, batch_of_the_host])
-def test_the_comparison_sees_what_a_record_freezes(monkeypatch, step):
-    found = []
-    for how in ("plain", "replayed"):
-        monkeypatch.setitem(globals(), "count", itertools.count())
-        found.append(after(denoising(), short(decay=0.5), step, how))
-    assert not same(*found)
+def test_the_comparison_sees_what_a_record_freezes(step):
+    plain, replayed = (after_six(step, denoising(), short(decay=0.5), how) for how in (False, True))
+    assert not same(plain, replayed)
 
 
 @pytest.mark.parametrize(
@@ -268,44 +283,6 @@ def test_the_recorder_refuses_questions(ask):
     made = Run(tiny(), bars(), short(), CPU)
     with pytest.raises(RuntimeError, match="the step waits for the device"):
         record(partial(ask, made))
-
-
-def test_a_record_runs_again_on_the_same_tensors():
-    """Views, operations in place and out of place, several outputs and draws; by hand."""
-    generator, x, drawn = torch.Generator().manual_seed(3), torch.tensor([1.0, 4.0]), torch.zeros(2)
-    kept = {}
-
-    def step():
-        kept["view"] = x[1:]
-        kept["view"].mul_(2)
-        kept["std"], kept["mean"] = torch.std_mean(x)
-        drawn.copy_(torch.rand(2, generator=generator))
-
-    operations = record(step)
-    assert x.tolist() == [1, 8]
-    replay(operations)
-    replay(operations)
-    assert x.tolist() == [1, 32]
-    assert kept["mean"].item() == 16.5
-    assert kept["std"].item() == pytest.approx(31 / 2**0.5)
-    again = torch.Generator().manual_seed(3)
-    assert drawn.tolist() == [torch.rand(2, generator=again) for _ in range(3)][2].tolist()
-
-
-def test_a_step_changes_nothing_but_what_stays_in_its_place():
-    """A captured step is replayed on the same addresses: weights, moments, rate, rows and counter."""
-    made = Run(denoising().train(), bars(), short(), CPU)
-
-    def addresses():
-        tensors = [*made.model.parameters(), made.images, made.step, made.schedule, made.rows]
-        tensors.append(made.optimizer.param_groups[0]["lr"])
-        return [tensor.data_ptr() for tensor in (*tensors, *made.state().values()) if tensor.numel()]
-
-    before = addresses()[:-1]  # the state of a generator is copied where it is asked for
-    training_step(made)
-    training_step(made)
-    assert [address for address in before if address not in addresses()] == []
-    assert made.done == 2
 
 
 def test_no_graph_is_kept_before_or_after_a_step():
@@ -349,78 +326,64 @@ def test_only_cuda_captures_and_only_what_has_no_hooks():
 # the captured step itself, on a device made of lists: what it needs of a real one is in test_gpu.py
 
 
-class Stream:
-    """A place where work is done in order; it notes who waits for whom."""
-
-    def __init__(self, name, log):
-        self.name, self.log = name, log
-
-    def wait_stream(self, other):
-        self.log.append(f"{self.name} waits for {other.name}")
-
-
 class Device:
-    """The part of torch.cuda that a captured step uses. Work done while a graph records is noted, not executed."""
+    """The part of torch.cuda that a captured step uses: what a graph records is executed when it is replayed."""
 
     def __init__(self, monkeypatch):
-        self.log, self.executed, self.recording, self.debug_mode = [], 0, None, 0
-        self.current, device = Stream("main", self.log), self
-
-        class Graph:
-            work, generators = 0, ()
-
-            def register_generator_state(self, generator):
-                assert device.recording is None
-                self.generators += (generator,)
-
-            def replay(self):
-                device.executed += self.work
-
-        class Recording:
-            def __init__(self, graph, stream):
-                self.graph, self.stream = graph, stream
-
-            def __enter__(self):
-                device.recording, device.current = self.graph, self.stream
-
-            def __exit__(self, error, *_):
-                device.recording = None
-                if error is None:  # one that fails leaves its stream current, as PyTorch's does
-                    device.current = self.main
-
-            main = self.current
-
-        class On:
-            def __init__(self, stream):
-                self.stream = stream
-
-            def __enter__(self):
-                self.before, device.current = device.current, self.stream
-
-            def __exit__(self, *_):
-                device.current = self.before
-
+        self.log, self.executed, self.graph, self.mode = [], 0, None, 0
+        self.stream = self.main = self.new_stream("main")
         replacements = {
-            "CUDAGraph": Graph,
-            "graph": Recording,
-            "Stream": lambda _: Stream("side", self.log),
-            "stream": On,
-            "current_stream": lambda _: self.current,
-            "set_stream": lambda stream: setattr(self, "current", stream),
-            "get_sync_debug_mode": lambda: self.debug_mode,
-            "set_sync_debug_mode": lambda mode: setattr(self, "debug_mode", mode),
+            "CUDAGraph": self.new_graph,
+            "graph": self.recording,
+            "Stream": lambda _: self.new_stream("side"),
+            "stream": self.on,
+            "current_stream": lambda _: self.stream,
+            "set_stream": lambda stream: setattr(self, "stream", stream),
+            "get_sync_debug_mode": lambda: self.mode,
+            "set_sync_debug_mode": lambda mode: setattr(self, "mode", mode),
         }
         for name, replacement in replacements.items():
             monkeypatch.setattr(torch.cuda, name, replacement)
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *pool: self.log.append(pool), raising=False)
 
-    def work(self, question=False):
-        if question and (self.recording is not None or self.debug_mode == "error"):
-            raise RuntimeError("called a synchronizing operation")
-        self.log.append((self.current.name, self.debug_mode))
-        if self.recording is not None:
-            self.recording.work += 1
+    def new_stream(self, name):
+        stream = SimpleNamespace(name=name, device_index=0)
+        stream.wait_stream = lambda other: self.log.append(f"{name} waits for {other.name}")
+        return stream
+
+    def new_graph(self):
+        graph = SimpleNamespace(work=0, generators=[], pool=lambda: "pool")
+        graph.register_generator_state = graph.generators.append
+        graph.replay = lambda: setattr(self, "executed", self.executed + graph.work)
+        return graph
+
+    @contextlib.contextmanager
+    def recording(self, graph, stream):
+        before, self.stream, self.graph = self.stream, stream, graph
+        try:
+            yield
+            self.stream = before  # one that fails leaves its stream current, as PyTorch's does
+        finally:
+            self.graph = None
+
+    @contextlib.contextmanager
+    def on(self, stream):
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    def work(self):
+        self.log.append((self.stream.name, self.mode))
+        if self.graph is not None:
+            self.graph.work += 1
         else:
             self.executed += 1
+
+
+PLAIN = ["side waits for main", ("side", 0), "main waits for side"]
+WATCHED = ["side waits for main", ("side", "error"), "main waits for side"]
 
 
 def test_each_call_makes_one_step(monkeypatch):
@@ -431,76 +394,56 @@ def test_each_call_makes_one_step(monkeypatch):
         step()
         executed.append(device.executed)
     assert executed == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert step.graph.generators == tuple(generators)
-    plain = ["side waits for main", ("side", 0), "main waits for side"]
-    watched = ["side waits for main", ("side", "error"), "main waits for side"]
-    assert device.log == [*plain, *plain, *watched, ("side", 0)]
-    assert (device.current.name, device.debug_mode) == ("main", 0)
+    assert step.graph.generators == generators
+    assert device.log == [*PLAIN, *PLAIN, *WATCHED, ("side", 0)]
+    assert (device.stream, device.mode) == (device.main, 0)
 
 
-def test_a_step_that_asks_is_refused_before_the_capture(monkeypatch):
-    """The message says what to do, and it can be done in this process: stream and debug mode are as before."""
-    device = Device(monkeypatch)
-    step = CapturedStep(partial(device.work, question=True), CUDA, [])
-    step()
-    step()
-    message = r"cannot be captured as a graph: .* TrainingConfig\(graph=False\)"
+CANNOT = r"cannot be captured as a graph: .* TrainingConfig\(graph=False\)"
+
+
+@pytest.mark.parametrize(
+    ("call", "message", "log"),
+    [
+        (1, "^called a synchronizing operation", ["side waits for main"]),  # an error of the step's own
+        (3, CANNOT, ["side waits for main"]),
+        (4, CANNOT, [(0, "pool")]),
+    ],
+    ids=["plain", "asks", "capture"],
+)
+def test_a_step_that_fails(monkeypatch, call, message, log):
+    """The message says what to do, and it can be done in this process: stream, debug mode and memory are as before."""
+    device, calls = Device(monkeypatch), iter(range(1, 5))
+
+    def fail():
+        if next(calls) == call:
+            raise RuntimeError("called a synchronizing operation")
+
+    step = CapturedStep(fail, CUDA, [])
+    for _ in range(call - 1):
+        step()
+    device.log.clear()
     with pytest.raises(RuntimeError, match=message) as caught:
         step()
-    assert "synchronizing" in str(caught.value.__cause__)
+    assert "synchronizing" in str(caught.value.__cause__ or caught.value)
     assert step.graph is None
-    assert (device.current.name, device.debug_mode) == ("main", 0)
+    assert (device.stream, device.mode) == (device.main, 0)
+    assert device.log == log
 
 
-def test_errors_of_a_plain_step_are_passed_on(monkeypatch):
-    Device(monkeypatch)
-    with pytest.raises(StoppedError):
-        CapturedStep(stop, CUDA, [])()
+# Ctrl-C: what it does to a run is in test_training.py
 
 
-# Ctrl-C
-
-
-@pytest.fixture
-def _default_handler():
-    """A shell starts what it puts aside with Ctrl-C ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_default_handler")
-def test_a_first_ctrl_c_is_kept_and_a_second_passed_on():
-    answers = []
-
-    def press_twice(pressed):
-        for _ in range(2):
-            answers.append(pressed(1, None))
-            interrupt()
-
-    with pytest.raises(KeyboardInterrupt), ctrl_c() as pressed:
-        press_twice(pressed)
-    assert answers == [False, True]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-@pytest.mark.usefixtures("_default_handler")
 def test_ctrl_c_is_left_to_whoever_has_taken_it():
     """Another handler stays; a thread may set none."""
     heard = []
-    signal.signal(signal.SIGINT, lambda *_: heard.append(1))
-    with ctrl_c() as pressed:
-        interrupt()
-        assert not pressed(1, None)
-    assert heard == [1]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    inside = []
-
-    def work():
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    try:
         with ctrl_c() as pressed:
-            inside.append((signal.getsignal(signal.SIGINT) is signal.default_int_handler, pressed(1, None)))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert inside == [(True, False)]
+            interrupt()
+            assert not pressed(1, None)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [1]
+    with ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(run, tiny()).result()) == 10
