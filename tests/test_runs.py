@@ -14,7 +14,16 @@ from runs import StoppedError, bars, denoising, interrupt, run, same, short, sto
 from torch import nn
 
 import dvae_lib.runs.devices
-from dvae_lib import BernoulliNoise, GaussianNoise, MaskingNoise, SaltAndPepperNoise
+from dvae_lib import (
+    BernoulliNoise,
+    GaussianNoise,
+    MaskingNoise,
+    ReparameterizationSampler,
+    SaltAndPepperNoise,
+    rectangles,
+    shipped,
+    squares,
+)
 from dvae_lib.runs.capture import CapturedStep, carries_hooks, drop_graphs, may_capture, record, replay
 from dvae_lib.runs.devices import bfloat16_instructions, effective_precision, matmul_precision, process_rank
 from dvae_lib.runs.randomness import layer_generators, lent, run_generator
@@ -176,6 +185,24 @@ def test_a_run_neither_reads_nor_moves_the_callers_random_numbers(build):
     run(model, short(report_every=1), on_report=lambda *_: drawn.append(torch.rand(5)))
     assert torch.equal(torch.cat(drawn), alone)
     assert same(weights(model), weights(expected))
+
+
+OF_ITS_OWN = {
+    "squares": lambda generator: squares(3, generator),
+    "rectangles": lambda generator: rectangles(3, 2, 5, generator),
+    "flips": lambda generator: BernoulliNoise(0.1, generator)(bars()),
+    "salt and pepper": lambda generator: SaltAndPepperNoise(0.1, generator)(bars()),
+    "Gaussian noise": lambda generator: GaussianNoise(0.1, generator)(bars()),
+    "sampler": lambda generator: ReparameterizationSampler(generator)(torch.zeros(3, 2), torch.zeros(3, 2)),
+    "a shipped model": lambda _: shipped("explorer-p10"),
+}
+
+
+@pytest.mark.parametrize("draw", OF_ITS_OWN.values(), ids=OF_ITS_OWN)
+def test_what_has_a_generator_of_its_own_leaves_the_callers_numbers_alone(draw):
+    before = torch.get_rng_state()
+    draw(torch.Generator())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # a step that can be captured
