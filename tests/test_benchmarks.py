@@ -224,7 +224,7 @@ def test_a_worker_is_a_process_of_its_own_whose_memory_is_not_its_parents():
     with worker.pool:
         peak = worker.ask(timing.resident_peak)
         growth = worker.ask(timing.peak_memory, 1)
-    assert peak < held.nbytes < timing.resident_peak()
+    assert peak < timing.resident_peak() - held.nbytes / 2  # however much of it is PyTorch's, which both load
     assert growth > 4 * 4 * loops.PARAMETERS  # weights, gradients and two moments
 
 
