@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 from functools import partial
 from pathlib import Path
 
@@ -114,29 +113,16 @@ def test_truncated_file(saved, end):
     assert_refused(saved, small(), "model.safetensors is not a complete safetensors file")
 
 
-@pytest.mark.parametrize("content", [b"garbage" * 100, bytes(64), b"\xff" * 64, b'{"format": "json"}'])
-def test_file_that_is_no_safetensors(path, content):
+OPENS = b"cos\nmkdir\n(S'opened'\ntR."  # a pickle that makes a folder when it is loaded
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 100, bytes(64), b"\xff" * 64, b'{"format": "json"}', OPENS])
+def test_file_that_is_no_safetensors(path, monkeypatch, content):
+    """It is not unpickled either."""
+    monkeypatch.chdir(path.parent)
     path.write_bytes(content)
     assert_refused(path, small(), "model.safetensors is not a complete safetensors file")
-
-
-class Trap:
-    """What makes the folder `opened` when it is unpickled."""
-
-    def __init__(self, opened):
-        self.opened = opened
-
-    def __reduce__(self):
-        return os.mkdir, (self.opened,)
-
-
-@pytest.mark.parametrize("dump", [pickle.dump, torch.save])
-def test_nothing_is_unpickled(path, dump):
-    opened = path.parent / "opened"
-    with open(path, "wb") as file:
-        dump(Trap(opened), file)
-    assert_refused(path, small(), "model.safetensors is not a complete safetensors file")
-    assert not opened.exists()
+    assert os.listdir() == [path.name]
 
 
 @pytest.mark.parametrize(("metadata", "found"), [(None, "None"), ({"format": "pt"}, "'pt'")])
@@ -208,10 +194,9 @@ def test_weight_not_finite(path, value, dtype):
     assert os.listdir(path.parent) == []
 
 
-@pytest.mark.parametrize("config", [None, {"steps": 3}])
-def test_config_of_wrong_type(path, config):
-    with pytest.raises(TypeError, match=f"config must be a TrainingConfig, got {type(config).__name__}"):
-        save_checkpoint(path, small(), config)
+def test_config_of_wrong_type(path):
+    with pytest.raises(TypeError, match="config must be a TrainingConfig, got dict"):
+        save_checkpoint(path, small(), {"steps": 3})
     assert os.listdir(path.parent) == []
 
 
