@@ -234,6 +234,25 @@ def refused(rank, config, paths=(None, None)):
     return str(error.value)
 
 
+def spoiled_and_refused(rank, paths):
+    """Rank 1 finds what rank 0 does not, in the processes of one group; and in the end rank 0 cannot write."""
+    told = [refused(rank, short(), one) for one in paths]
+    with pytest.raises(IsADirectoryError):
+        trained(rank, short(), paths[0][0].with_name("folder"), at=(0, 2, paths[0][0].with_name("folder").mkdir))
+    return told
+
+
+def test_what_one_of_them_cannot_do_ends_both(tmp_path):
+    """All raise one error, and none waits for the other."""
+    two, damaged, none = (tmp_path / name for name in ("two", "damaged", "none"))
+    in_two_processes(tmp_path, trained, short(), two)
+    damaged.write_bytes(two.read_bytes()[:-1])
+    pairs = [(two, none), (none, two), (two, damaged), (damaged, two), (two, none / "two"), (none / "two", two)]
+    for told in in_two_processes(tmp_path, spoiled_and_refused, pairs):
+        for path, message in zip(("1", "0", "damaged", "damaged", "none/two", "none/two"), told, strict=True):
+            assert path in message
+
+
 def test_file_of_another_number_of_processes(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run(denoising(), checkpoint=one)
