@@ -11,21 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 import torch
-from runs import (
-    at_pass,
-    bars,
-    denoising,
-    in_two_processes,
-    interrupt,
-    record,
-    run,
-    same,
-    short,
-    weights,
-    with_buffers,
-    with_generators,
-)
+from runs import at_pass, bars, denoising, in_two_processes, run, same, short, weights
 from torch import distributed
 from torch.nn.functional import logsigmoid
 
@@ -46,7 +34,7 @@ def trained(rank, config, checkpoint=None, build=denoising, at=None):
     `at` says that rank `at[0]` does `at[2]()` in the pass of step `at[1]`.
     """
     model = build()
-    steps = record(model) if model.noise is not None else []
+    steps = runs.record(model) if model.noise is not None else []
     if at is not None and at[0] == rank:
         at_pass(model, *at[1:])
     writes, write = [], dvae_lib.runs.files.write
@@ -77,13 +65,17 @@ def twenty_steps(tmp_path_factory):
     return in_two_processes(folder, partial(trained, build=in_float64), config, folder / "run.safetensors")
 
 
+def losses(clean, mean, log_variance, logits):
+    """Reconstruction and divergence of a batch, summed over it, written out."""
+    log_likelihood = (clean * logsigmoid(logits) + (1 - clean) * logsigmoid(-logits)).sum()
+    return -log_likelihood, 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum()
+
+
 def joined_objective(model, steps):
-    """Reconstruction + divergence of the batches of `steps` together, written out, with the draws recorded there."""
+    """Of the batches of `steps` together, with the draws recorded there."""
     clean, corrupted, eps = (torch.cat([step[name] for step in steps]) for name in ("batch", "corrupted", "eps"))
     mean, log_variance = model.encoder(corrupted)
-    logits = model.decoder(mean + torch.exp(log_variance / 2) * eps)
-    log_likelihood = (clean * logsigmoid(logits) + (1 - clean) * logsigmoid(-logits)).sum()
-    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum() - log_likelihood
+    return sum(losses(clean, mean, log_variance, model.decoder(mean + torch.exp(log_variance / 2) * eps)))
 
 
 # what they compute
@@ -116,24 +108,16 @@ def test_both_end_alike(twenty_steps):
 def rows(rank, config):
     """The protocol of one rank's own half of the batches, from what it recorded."""
     for number, step in enumerate(rank["steps"]):
-        clean, logits, a = step["batch"], step["logits"], step["log_variance"]
-        log_likelihood = (clean * logsigmoid(logits) + (1 - clean) * logsigmoid(-logits)).sum()
-        kl = 0.5 * (step["mean"] ** 2 + a.exp() - 1 - a).sum()
-        moments = step["mean"].mean(), a.std(), a.mean()
-        yield [-log_likelihood / len(clean), kl / len(clean), *moments, config.learning_rate_at(number)]
+        mean, a = step["mean"], step["log_variance"]
+        sums = losses(step["batch"], mean, a, step["logits"])
+        moments = mean.mean(), a.std(), a.mean()
+        yield [*(one / len(a) for one in sums), *moments, config.learning_rate_at(number)]
 
 
 def test_protocol_is_the_mean_over_the_processes(twenty_steps):
     own = [np.array(list(rows(rank, short(20)))) for rank in twenty_steps]
     assert np.abs(own[0] - own[1]).max(0)[:5].min() > 1e-3
     np.testing.assert_allclose(twenty_steps[0]["protocol"], (own[0] + own[1]) / 2, rtol=1e-4, atol=1e-6)
-
-
-def test_parameters_are_shared_where_buffers_are_not(tmp_path):
-    """DistributedDataParallel sends the buffers of rank 0 around before a pass; the last pass moves them apart."""
-    first, second = in_two_processes(tmp_path, partial(trained, build=with_buffers), short(5))
-    parameters = {name for name, _ in with_buffers().named_parameters()}
-    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in parameters)
 
 
 # what they draw
@@ -186,7 +170,7 @@ def test_rank_0_alone_shows_its_progress_and_writes(twenty_steps):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("build", [denoising, with_generators])
+@pytest.mark.parametrize("build", [denoising, runs.with_generators])
 def test_killed_and_called_again(tmp_path, build):
     """When one is killed the other fails too; called again, both go on, with random states of their own."""
     path, work = tmp_path / "run.safetensors", partial(trained, build=build)
@@ -205,7 +189,7 @@ def test_killed_and_called_again(tmp_path, build):
 def interrupted_and_called_again(rank, path):
     """Ctrl-C in rank 1, called again, and called again when it is finished: in the processes of one group."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts aside with Ctrl-C ignored
-    return [trained(rank, CONFIG, path, at=(1, 5, interrupt)), *(trained(rank, CONFIG, path) for _ in range(2))]
+    return [trained(rank, CONFIG, path, at=(1, 5, runs.interrupt)), *(trained(rank, CONFIG, path) for _ in range(2))]
 
 
 def test_ctrl_c_in_one_ends_both_and_they_go_on(tmp_path):

@@ -10,26 +10,12 @@ import time
 
 import numpy as np
 import pytest
+import runs
 import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import (
-    PROCESSES,
-    StoppedError,
-    at_pass,
-    bars,
-    denoising,
-    interrupt,
-    run,
-    same,
-    short,
-    stop,
-    tiny,
-    weights,
-    with_buffers,
-    with_generators,
-)
+from runs import at_pass, bars, denoising, interrupt, run, same, short, stop, tiny, weights, with_generators
 from torch import nn
 
 import dvae_lib.runs.files
@@ -67,7 +53,7 @@ def stopped_run(path, build=denoising, images=None, **changes):
     """A run with a file at `path` that an exception ends in step 6, counted from 0."""
     model = build()
     at_pass(model, 6, stop)
-    with pytest.raises(StoppedError):
+    with pytest.raises(runs.StoppedError):
         run(model, short(checkpoint_every=4, **changes), images, checkpoint=path)
 
 
@@ -103,7 +89,7 @@ def assert_ends_alike(model, protocol, expected_model, expected_protocol):
     report_every=st.integers(1, 6),
     checkpoint_every=st.integers(1, 9),
     schedule=st.sampled_from(["inverse_time", "cosine"]),
-    build=st.sampled_from([tiny, denoising, with_generators, with_buffers, partly_trained]),
+    build=st.sampled_from([tiny, denoising, with_generators, runs.with_buffers, partly_trained]),
     action=st.sampled_from([stop, interrupt]),
 )
 def test_stopped_anywhere_any_number_of_times(
@@ -116,7 +102,7 @@ def test_stopped_anywhere_any_number_of_times(
         at_pass(model, step, action)
         try:
             run(model, config, checkpoint=scratch)
-        except StoppedError:
+        except runs.StoppedError:
             assert action is stop
     last, expected = next_model(scratch, build), build()
     assert_ends_alike(last, run(last, config, checkpoint=scratch), expected, run(expected, config))
@@ -220,21 +206,18 @@ def test_file_holds_what_the_remaining_steps_depend_on(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "there"), [("run.st", True), ("run.st", False), ("run[1].st", True), ("run*", True), ("r?n", False)]
+    ("name", "like_it"), [("run.st", "run_st"), ("run[1].st", "run1.st"), ("run*", "runner"), ("r?n", "run")]
 )
-def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path, name, there):
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path, name, like_it):
     """Whatever the name means to a shell; .NAME.2.12.new is of a process that is at work on NAME.2."""
-    path = tmp_path / name
-    others = [".other.12.new", f"{name}.12.new", f".{name}.new", f".{name}.12.new.bak", f".{name}.2.12.new"]
-    others += [f".{name.replace('.', '_').replace('*', 'nn').replace('?', 'u').replace('[1]', '1')}.12.new"]
-    if there:
-        stopped_run(path)
+    path, model, seen = tmp_path / name, denoising(seed=7), []
+    others = [f"{name}.12.new", f".{name}.new", f".{name}.12.new.bak", f".{name}.2.12.new", f".{like_it}.12.new"]
+    stopped_run(path)
     for left in (*others, f".{name}.1.new", f".{name}.4711.new"):
         path.with_name(left).write_bytes(b"half a fi")
-    model, seen = denoising(), []
     at_pass(model, 0, lambda: seen.extend(os.listdir(tmp_path)))
     run(model, checkpoint=path)
-    assert sorted(seen) == sorted(others + there * [name])
+    assert sorted(seen) == sorted([*others, name])
 
 
 # what is refused
@@ -254,18 +237,8 @@ def assert_refused(path, model, message, config=None, images=None):
     assert path.read_bytes() == file
 
 
-CHANGES = {
-    "steps": 11,
-    "batch_size": 9,
-    "learning_rate": 0.02,
-    "schedule": "cosine",
-    "decay": 0.5,
-    "weight_decay": 0.1,
-    "kl_warm_up": 3,
-    "precision": "tf32",
-    "hidden_size": 13,
-    "seed": 1,
-}
+CHANGES = {"steps": 11, "batch_size": 9, "learning_rate": 0.02, "schedule": "cosine", "decay": 0.5, "seed": 1}
+CHANGES |= {"weight_decay": 0.1, "kl_warm_up": 3, "precision": "tf32", "hidden_size": 13}
 
 
 def test_every_entry_of_the_configuration_is_decided():
@@ -308,27 +281,22 @@ def with_layer(name, layer, build=denoising):
     return model
 
 
-class Mean(nn.Module):
-    def forward(self, mean, log_variance):
-        return mean
-
-
 @pytest.mark.parametrize(
     ("made_from", "model", "message"),
     [
         (denoising, tiny, r"noise is BernoulliNoise\(p=0.2\) in the file and None here"),
         (denoising, lambda: tiny(BernoulliNoise(0.3)), r"noise is BernoulliNoise\(p=0.2\) in the file and .*p=0.3"),
         (denoising, lambda: tiny(BernoulliNoise(0.2), hidden_size=13), "hidden_size is 12 in the file and 13 here"),
-        (denoising, with_buffers, "builder is mlp_vae in the file and None here"),
+        (denoising, runs.with_buffers, "builder is mlp_vae in the file and None here"),
         (denoising, lambda: with_layer("divergence", KullbackLeiblerDivergence(7)), r"\(weight=1\) in .*weight=7\)"),
-        (denoising, lambda: with_layer("sampler", Mean()), r"sampler is Reparam.* in the file and Mean\(\) here"),
+        (denoising, lambda: with_layer("sampler", nn.Identity()), r"sampler is Reparam.* and Identity\(\) here"),
         (denoising, lambda: with_layer("decoder.1", nn.Tanh()), r"decoder.1 is ReLU\(\) in the file and Tanh\(\)"),
         (denoising, lambda: denoising().double(), r"bias is float32 \[12\] in the file and float64 \[12\]"),
         (denoising, with_generators, r"run/random/0/1 is None in the file and uint8 \[\d+\] here"),
         (with_generators, denoising, r"run/random/0/1 is uint8 \[\d+\] in the file and None here"),
         (
-            with_buffers,
-            lambda: with_layer("decoder.2", nn.Linear(8, 36, bias=False), with_buffers),
+            runs.with_buffers,
+            lambda: with_layer("decoder.2", nn.Linear(8, 36, bias=False), runs.with_buffers),
             "decoder.2 is .*bias=True",
         ),
     ],
@@ -392,14 +360,10 @@ def test_what_only_one_side_tells_is_a_difference(saved, key, change, message):
         ("run/rows", lambda rows: rows[:, :5]),
         ("run/rows", lambda rows: rows.repeat(3, 1)),
         ("run/rows", lambda rows: rows[0]),
-        ("run/random/0/0", None),
-        ("run/random/0/1", lambda state: state[:100]),
-        ("run/random/0/2", None),
-        ("run/optimizer/encoder.1.weight/step", None),
+        ("run/random/0/1", None),
+        ("run/random/0/0", lambda state: state[:100]),
         ("run/optimizer/encoder.1.weight/step", lambda step: step.repeat(2)),
         ("run/optimizer/encoder.5.mean.bias/exp_avg_sq", None),
-        ("run/optimizer/encoder.1.weight/exp_avg", lambda moment: moment[:3]),
-        ("encoder.1.weight", None),
         ("encoder.1.weight", lambda weight: weight[:3]),
     ],
 )
@@ -449,8 +413,8 @@ def life(path, number, steps, killed):
 
 def live(path, number, killed, chance):
     """Start a process and, if it is to be killed, do so at a random moment; return exit code and number of steps."""
-    steps = PROCESSES.RawValue("i", 0)
-    process = PROCESSES.Process(target=life, args=(path, number, steps, killed))
+    steps = runs.PROCESSES.RawValue("i", 0)
+    process = runs.PROCESSES.Process(target=life, args=(path, number, steps, killed))
     process.start()
     if killed:
         moment, pause = chance.randrange(LIFE - 5), chance.uniform(0, 0.004)
