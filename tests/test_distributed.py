@@ -142,17 +142,6 @@ def test_rank_0_draws_what_one_process_draws(twenty_steps):
         torch.testing.assert_close(step["eps"], torch.randn(4, 2, dtype=torch.float64))
 
 
-def test_rank_1_draws_fairly(twenty_steps):
-    """All twelve images, a fifth of the pixels flipped, codes' noise of mean 0 and variance 1: within 5 errors."""
-    steps = twenty_steps[1]["steps"]
-    batches, eps = torch.cat([step["batch"] for step in steps]), torch.cat([step["eps"] for step in steps])
-    assert len(batches.flatten(1).unique(dim=0)) == 12
-    flips = torch.cat([step["batch"] != step["corrupted"] for step in steps]).double()
-    assert abs(flips.mean() - 0.2) < 5 * (0.2 * 0.8 / flips.numel()) ** 0.5
-    assert abs(eps.mean()) < 5 / eps.numel() ** 0.5
-    assert abs(eps.var() - 1) < 5 * (2 / eps.numel()) ** 0.5
-
-
 # what they show and write
 
 
