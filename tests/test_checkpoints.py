@@ -50,7 +50,17 @@ def saved(path):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("build", [small, flipping, lambda: small().double(), partial(nn.Linear, 3, 2)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        small,
+        flipping,
+        lambda: small().double(),
+        partial(nn.Linear, 3, 2),
+        lambda: nn.Sequential(*[nn.Linear(3, 3)] * 2),
+    ],
+    ids=["plain", "noise", "float64", "no builder", "shared weights"],
+)
 def test_round_trip_is_exact(path, build, training):
     """Into the same parameters: an optimizer that holds them goes on working. The mode stays."""
     model, other = build(), build().train(training)
