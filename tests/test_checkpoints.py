@@ -2,41 +2,36 @@
 
 import json
 import os
-import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from runs import same, weights
 from torch import nn
 
-from dvae_lib import BernoulliNoise, MaskingNoise, TrainingConfig, load_checkpoint, mlp_vae, save_checkpoint
+import dvae_lib.checkpoints
+from dvae_lib import TrainingConfig, load_checkpoint, mlp_vae, save_checkpoint, shipped
+from dvae_lib.noise import BernoulliNoise, GaussianNoise, MaskingNoise, SaltAndPepperNoise
 
-CONFIG = TrainingConfig(
-    steps=7, batch_size=3, learning_rate=0.02, schedule="cosine", decay=0.1, hidden_size=8, seed=5, report_every=2
-)
+CONFIG = TrainingConfig(steps=7, learning_rate=0.02, schedule="cosine", kl_warm_up=3, seed=5, graph=False)
 
 
 def small(noise=None, latent_size=2, hidden_size=8, shape=(1, 6, 6)):
     return mlp_vae(shape, latent_size, hidden_size, noise)
 
 
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_weights(model, expected):
-    assert model.state_dict().keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+def flipping(p=0.1, **sizes):
+    return small(BernoulliNoise(p), **sizes)
 
 
 def assert_refused(path, model, message, error=ValueError):
     """Loading fails with the message, and the model is as it was."""
-    before, training = weights(model), model.training
+    before = weights(model)
     with pytest.raises(error, match=message):
         load_checkpoint(path, model)
-    assert_weights(model, before)
-    assert model.training is training
+    assert same(weights(model), before)
 
 
 @pytest.fixture
@@ -54,91 +49,83 @@ def saved(path):
 # there and back
 
 
-@pytest.mark.parametrize("as_path", [str, lambda path: path])
-@pytest.mark.parametrize("noise", [None, BernoulliNoise(0.1)])
-def test_round_trip_is_exact(path, noise, as_path):
-    model, other = small(noise), small(noise)
-    save_checkpoint(as_path(path), model, CONFIG)
-    assert load_checkpoint(as_path(path), other) == CONFIG
-    assert_weights(other, weights(model))
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "build",
+    [
+        small,
+        flipping,
+        lambda: small().double(),
+        partial(nn.Linear, 3, 2),
+        lambda: nn.Sequential(*[nn.Linear(3, 3)] * 2),
+    ],
+    ids=["plain", "noise", "float64", "no builder", "shared weights"],
+)
+def test_round_trip_is_exact(path, build, training):
+    """Into the same parameters: an optimizer that holds them goes on working. The mode stays."""
+    model, other = build(), build().train(training)
+    before = list(other.parameters())
+    save_checkpoint(path, model, CONFIG)
+    assert os.listdir(path.parent) == [path.name]
+    assert load_checkpoint(path, other) == CONFIG
+    assert same(weights(other), weights(model))
+    assert all(a is b for a, b in zip(other.parameters(), before, strict=True))
+    assert {weight.dtype for weight in before} == {weight.dtype for weight in model.parameters()}
+    assert other.training is training
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_16_bit_weights_are_rounded_and_nothing_else(path, dtype):
     model, other = small(), small()
     before = weights(model)
-    save_checkpoint(path, model, CONFIG, dtype=dtype)
-    assert_weights(model, before)
+    save_checkpoint(str(path), model, CONFIG, dtype=dtype)
+    assert same(weights(model), before)
     assert {tensor.dtype for tensor in safetensors.torch.load_file(path).values()} == {dtype}
-    load_checkpoint(path, other)
-    assert_weights(other, {name: tensor.to(dtype).float() for name, tensor in before.items()})
+    load_checkpoint(str(path), other)
+    assert same(weights(other), {name: tensor.to(dtype).float() for name, tensor in before.items()})
 
 
-def test_float64_weights_stay_float64(path):
-    model, other = small().double(), small().double()
-    save_checkpoint(path, model, CONFIG)
-    load_checkpoint(path, other)
-    assert_weights(other, weights(model))
-    assert next(other.parameters()).dtype == torch.float64
+def test_numbers_of_numpy(path):
+    config = TrainingConfig(steps=np.int64(3), learning_rate=np.float32(0.5))
+    save_checkpoint(path, small(hidden_size=np.int64(8)), config)
+    assert load_checkpoint(path, small()) == config
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_loading_keeps_the_mode(saved, training):
-    model = small().train(training)
-    load_checkpoint(saved, model)
-    assert model.training is training
-
-
-def test_loading_writes_into_the_same_parameters(saved):
-    """An optimizer that holds them goes on working."""
-    model = small()
-    before = list(model.parameters())
-    load_checkpoint(saved, model)
-    assert all(a is b for a, b in zip(model.parameters(), before, strict=True))
-
-
-def test_model_can_be_saved_after_a_pass(path):
-    model = small()
-    model(torch.rand(3, 1, 6, 6))
-    save_checkpoint(path, model, CONFIG)
-    load_checkpoint(path, small())
-
-
-def test_a_model_without_builder_has_a_checkpoint_too(path):
-    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
-    save_checkpoint(path, model, CONFIG)
-    assert load_checkpoint(path, other) == CONFIG
-    assert_weights(other, weights(model))
-
-
-def test_another_file_of_that_name_is_replaced(saved):
-    model = small()
-    save_checkpoint(saved, model, CONFIG)
-    other = small()
-    load_checkpoint(saved, other)
-    assert_weights(other, weights(model))
-
-
-def test_nothing_but_the_file_is_left(saved):
-    assert os.listdir(saved.parent) == [saved.name]
+@pytest.mark.parametrize("steps", [10**i for i in range(8)])
+def test_equal_content_is_equal_byte_for_byte(path, steps):
+    """Also from process to process: names and descriptions are in order. The tensors begin at a multiple of 8."""
+    model, config = flipping(), TrainingConfig(steps)
+    contents = set()
+    for _ in range(5):
+        save_checkpoint(path, model, config)
+        contents.add(path.read_bytes())
+    (content,) = contents
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    assert end % 8 == 0
+    assert list(header) == sorted(header)
+    assert list(header["__metadata__"]) == ["format", "model", "training"]
 
 
 # files that are refused
 
 
-@pytest.mark.parametrize("length", [0, 4, 8, 100, 0.5, -100, -1])
-def test_truncated_file(saved, length):
-    content = saved.read_bytes()
-    saved.write_bytes(content[: int(length * len(content)) if isinstance(length, float) else length])
+@pytest.mark.parametrize("end", [0, 4, 8, 100, -100, -1])
+def test_truncated_file(saved, end):
+    saved.write_bytes(saved.read_bytes()[:end])
     assert_refused(saved, small(), "model.safetensors is not a complete safetensors file")
 
 
-@pytest.mark.parametrize(
-    "content", [b"garbage" * 100, bytes(64), b"\xff" * 64, pickle.dumps({"weight": [1.0]}), b'{"format": "json"}']
-)
-def test_file_that_is_no_safetensors(path, content):
+OPENS = b"cos\nmkdir\n(S'opened'\ntR."  # a pickle that makes a folder when it is loaded
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 100, bytes(64), b"\xff" * 64, b'{"format": "json"}', OPENS])
+def test_file_that_is_no_safetensors(path, monkeypatch, content):
+    """It is not unpickled either."""
+    monkeypatch.chdir(path.parent)
     path.write_bytes(content)
     assert_refused(path, small(), "model.safetensors is not a complete safetensors file")
+    assert os.listdir() == [path.name]
 
 
 @pytest.mark.parametrize(("metadata", "found"), [(None, "None"), ({"format": "pt"}, "'pt'")])
@@ -149,43 +136,45 @@ def test_safetensors_of_somebody_else(path, metadata, found):
 
 
 @pytest.mark.parametrize(
-    ("made_from", "message"),
+    ("made_from", "model", "message"),
     [
-        (lambda: small(hidden_size=9), "made with hidden_size = 9, the model has hidden_size = 8"),
-        (lambda: small(latent_size=3), "made with latent_size = 3, the model has latent_size = 2"),
-        (
-            lambda: small(shape=(1, 4, 9)),
-            r"made with image_shape = \[1, 4, 9\], the model has image_shape = \[1, 6, 6\]",
-        ),
-        (lambda: small(BernoulliNoise(0.2)), r"noise = BernoulliNoise\(p=0.2\), .* noise = BernoulliNoise\(p=0.1\)"),
-        (lambda: small(MaskingNoise(0.1)), r"noise = MaskingNoise\(p=0.1\), .* noise = BernoulliNoise\(p=0.1\)"),
-        (small, r"noise = None, the model has noise = BernoulliNoise\(p=0.1\)"),
-        (lambda: nn.Linear(2, 2), "made with builder = None, the model has builder = mlp_vae"),
+        (partial(flipping, hidden_size=9), flipping, "hidden_size is 9 in the file and 8 here"),
+        (partial(flipping, latent_size=3), flipping, "latent_size is 3 in the file and 2 here"),
+        (partial(flipping, shape=(1, 4, 9)), flipping, r"image_shape is \[1, 4, 9\] in .* and \[1, 6, 6\] here"),
+        (partial(flipping, 0.2), flipping, r"noise is BernoulliNoise\(p=0.2\) in .* BernoulliNoise\(p=0.1\) here"),
+        (lambda: small(MaskingNoise(0.1)), flipping, r"noise is MaskingNoise\(p=0.1\) in .* BernoulliNoise\(p=0.1\)"),
+        (small, flipping, r"noise is None in the file and BernoulliNoise\(p=0.1\) here"),
+        (flipping, small, r"noise is BernoulliNoise\(p=0.1\) in the file and None here"),
+        (partial(nn.Linear, 3, 2), flipping, "builder is None in the file and mlp_vae here"),
+        # models put together by hand have no configuration to compare
+        (partial(nn.Linear, 5, 2), partial(nn.Linear, 3, 2), r"weight is \[2, 5\] in the file and \[2, 3\] here"),
+        (partial(nn.Linear, 3, 2, bias=False), partial(nn.Linear, 3, 2), r"bias is None in .* \[2\] here"),
+        (lambda: nn.Sequential(nn.Linear(3, 2)), partial(nn.Linear, 3, 2), r"0.bias is \[2\] in .* None here"),
     ],
 )
-def test_file_of_another_model(path, made_from, message):
+def test_file_of_another_model(path, made_from, model, message):
     save_checkpoint(path, made_from(), CONFIG)
-    assert_refused(path, small(BernoulliNoise(0.1)), message)
-
-
-def test_model_without_noise_refuses_weights_trained_with_noise(path):
-    save_checkpoint(path, small(BernoulliNoise(0.1)), CONFIG)
-    assert_refused(path, small(), r"noise = BernoulliNoise\(p=0.1\), the model has noise = None")
+    assert_refused(path, model(), f"model.safetensors does not fit: {message}")
 
 
 @pytest.mark.parametrize(
-    ("made_from", "message"),
+    ("changes", "message"),
     [
-        (lambda: nn.Linear(5, 2), r"weight has shape \(2, 5\) in the file and \(2, 3\) in the model"),
-        (lambda: nn.Linear(3, 2, bias=False), r"bias has shape None in the file and \(2,\) in the model"),
-        (lambda: nn.Bilinear(3, 3, 2), r"weight has shape \(2, 3, 3\) in the file and \(2, 3\) in the model"),
-        (lambda: nn.Sequential(nn.Linear(3, 2)), r"0.bias has shape \(2,\) in the file and None in the model"),
+        ({"training": None}, "model.safetensors holds no configuration that can be read: 'training'"),
+        ({"model": None}, "model.safetensors holds no configuration that can be read: 'model'"),
+        ({"training": '{"speed": 3}'}, "model.safetensors holds no configuration that can be read: .*speed"),
+        ({"training": '{"steps": -1}'}, "steps must be at least 1, got -1"),
+        ({"training": "[1"}, "model.safetensors holds a description that cannot be read: "),
+        ({"model": "3"}, "model.safetensors holds a description that cannot be read: model, 3"),
     ],
 )
-def test_weights_of_other_names_or_shapes(path, made_from, message):
-    """Models put together by hand have no configuration to compare."""
-    save_checkpoint(path, made_from(), CONFIG)
-    assert_refused(path, nn.Linear(3, 2), message)
+def test_descriptions_that_cannot_be_read(path, changes, message):
+    model = small()
+    metadata = {"format": "dvae_lib checkpoint 1", "model": json.dumps({**model.configuration, "noise": "None"})}
+    metadata |= {"training": "{}"} | changes
+    metadata = {key: text for key, text in metadata.items() if text is not None}
+    safetensors.torch.save_file(small().state_dict(), path, metadata)
+    assert_refused(path, model, message)
 
 
 def test_no_such_file(path):
@@ -195,30 +184,22 @@ def test_no_such_file(path):
 # what is not written
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weight_not_finite(path, value):
-    model = small()
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(np.nan, None), (np.inf, None), (-np.inf, torch.bfloat16), (1e6, torch.float16)]
+)
+def test_weight_not_finite(path, value, dtype):
+    """In the type that it would be stored in: 1e6 is too large for 16 bits."""
+    model, found = small(), dtype or torch.float32
     with torch.no_grad():
         model.decoder[0].weight[1, 0] = value
-    with pytest.raises(ValueError, match=r"decoder.0.weight that is not finite in torch.float32"):
-        save_checkpoint(path, model, CONFIG)
+    with pytest.raises(ValueError, match=f"model has a weight in decoder.0.weight that is not finite in {found}"):
+        save_checkpoint(path, model, CONFIG, dtype)
     assert os.listdir(path.parent) == []
 
 
-def test_weight_too_large_for_16_bits(path):
-    model = small()
-    with torch.no_grad():
-        model.encoder[1].bias[3] = 1e6
-    with pytest.raises(ValueError, match=r"encoder.1.bias that is not finite in torch.float16"):
-        save_checkpoint(path, model, CONFIG, dtype=torch.float16)
-    assert os.listdir(path.parent) == []
-    save_checkpoint(path, model, CONFIG)
-
-
-@pytest.mark.parametrize("config", [None, {"steps": 3}])
-def test_config_of_wrong_type(path, config):
-    with pytest.raises(TypeError, match=f"config must be a TrainingConfig, got {type(config).__name__}"):
-        save_checkpoint(path, small(), config)
+def test_config_of_wrong_type(path):
+    with pytest.raises(TypeError, match="config must be a TrainingConfig, got dict"):
+        save_checkpoint(path, small(), {"steps": 3})
     assert os.listdir(path.parent) == []
 
 
@@ -236,39 +217,60 @@ def test_failure_while_writing_leaves_the_old_file(saved, monkeypatch, module, f
     assert os.listdir(saved.parent) == [saved.name]
 
 
-def test_file_is_complete_when_it_gets_its_name(saved, monkeypatch):
-    """At the moment of renaming, the temporary file in the same folder already holds everything."""
-    model, replace, seen = small(), os.replace, []
+def test_file_is_whole_and_on_the_disk_when_it_gets_its_name(saved, monkeypatch):
+    """Although so small a file may still lie in Python's buffer; the old one stays until then."""
+    old, replace, events = saved.read_bytes(), os.replace, []
 
     def look(source, target):
-        assert os.path.dirname(source) == os.path.dirname(target)
-        seen.append(load_checkpoint(source, small()))
+        assert saved.read_bytes() == old
+        events.append((os.path.dirname(source), load_checkpoint(source, nn.Linear(3, 2))))
         replace(source, target)
 
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append(os.fstat(descriptor).st_size))
     monkeypatch.setattr(os, "replace", look)
-    save_checkpoint(saved, model, CONFIG)
-    assert seen == [CONFIG]
+    save_checkpoint(saved, nn.Linear(3, 2), CONFIG)
+    assert events == [saved.stat().st_size, (str(saved.parent), CONFIG)]
 
 
-def test_file_is_on_the_disk_when_it_gets_its_name(path, monkeypatch):
-    """What is synchronised is all of the file, although so small a one may still lie in Python's buffer."""
-    sizes = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
-    save_checkpoint(path, nn.Linear(3, 2), CONFIG)
-    assert sizes == [path.stat().st_size]
+def test_a_leftover_of_the_same_process_number_is_written_over(path):
+    """In a container, the process that is started again has the number of the one that was killed."""
+    path.with_name(f".{path.name}.{os.getpid()}.new").write_bytes(b"half a fi")
+    save_checkpoint(path, small(), CONFIG)
+    assert os.listdir(path.parent) == [path.name]
+    assert load_checkpoint(path, small()) == CONFIG
 
 
-def test_numbers_of_numpy(tmp_path):
-    config = TrainingConfig(steps=np.int64(3), learning_rate=np.float32(0.5))
-    model = mlp_vae((1, 6, 6), hidden_size=np.int64(8))
-    save_checkpoint(tmp_path / "model.safetensors", model, config)
-    assert load_checkpoint(tmp_path / "model.safetensors", small()) == config
+# the book's own
 
 
-@pytest.mark.parametrize("training", [None, '{"speed": 3}', '{"steps": -1}', "[1", "3"])
-def test_configuration_that_cannot_be_read(tmp_path, training):
-    path, model = tmp_path / "model.safetensors", small()
-    metadata = {"format": "dvae_lib checkpoint 1", "model": json.dumps({**model.configuration, "noise": "None"})}
-    metadata |= {} if training is None else {"training": training}
-    safetensors.torch.save_file(small().state_dict(), path, metadata)
-    assert_refused(path, model, "model.safetensors holds no configuration that can be read")
+@pytest.mark.parametrize(("name", "noise"), [("article-vae", "None"), ("article-dvae", "BernoulliNoise(p=0.1)")])
+def test_shipped_model(name, noise):
+    """The caller's random numbers are not moved by weights that are drawn and replaced."""
+    state = torch.get_rng_state()
+    model = shipped(name)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (model.configuration["hidden_size"], repr(model.noise), model.training) == (1152, noise, False)
+    there = safetensors.torch.load_file(dvae_lib.checkpoints._SHIPPED / f"{name}.safetensors")
+    assert same(weights(model), {key: tensor.float() for key, tensor in there.items()})
+
+
+@pytest.mark.parametrize(
+    "noise", [None, BernoulliNoise(0), MaskingNoise(0.25), SaltAndPepperNoise(1e-5), GaussianNoise(0.3)], ids=repr
+)
+def test_every_noise_can_be_shipped(path, monkeypatch, noise):
+    monkeypatch.setattr(dvae_lib.checkpoints, "_SHIPPED", path.parent)
+    model = small(noise)
+    save_checkpoint(path, model, CONFIG)
+    assert repr(shipped("model").noise) == repr(noise)
+    assert same(weights(shipped("model")), weights(model))
+
+
+def test_no_such_shipped_model(path, monkeypatch):
+    monkeypatch.setattr(dvae_lib.checkpoints, "_SHIPPED", path.parent)
+    for name in ("b", "a"):
+        save_checkpoint(path.with_stem(name), small(), CONFIG)
+    with pytest.raises(ValueError, match="name must be one of a, b, got 'c'"):
+        shipped("c")
+    monkeypatch.setattr(dvae_lib.checkpoints, "_SHIPPED", path.parent / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"nowhere is not there: the shipped weights come with a clone"):
+        shipped("a")
