@@ -16,6 +16,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import distributed
@@ -46,7 +47,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int)
     for name in ("learning-rate", "weight-decay"):
         parser.add_argument(f"--{name}", type=float)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.output is not None and not Path(options.output).absolute().parent.is_dir():
+        parser.error(f"--output must lie in a folder that exists, got {options.output}")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -60,10 +60,10 @@ def load_checkpoint(path: str | os.PathLike[str], model: nn.Module) -> TrainingC
     """
     tensors, descriptions = files.read(path)
     try:
-        config = TrainingConfig(**descriptions["training"])
-        files.refuse_difference(path, descriptions["model"], files.describe_model(model))
-    except (KeyError, TypeError) as error:
+        config, model_there = TrainingConfig(**descriptions["training"]), descriptions["model"]
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"path {os.fspath(path)} holds no configuration that can be read: {error}") from error
+    files.refuse_difference(path, model_there, files.describe_model(model))
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(files.RUN)}
     there, here = ({name: list(w.shape) for name, w in state.items()} for state in (weights, model.state_dict()))
     files.refuse_difference(path, there, here)

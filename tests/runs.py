@@ -28,10 +28,6 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["torch", "torch._dynamo", "dvae_lib", "pytest", "hypothesis"])
 _stores = itertools.count()
 
-# the tests press Ctrl-C, which a process that a shell starts in the background ignores
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 
 def tiny(noise=None, seed=0, hidden_size=12):
     torch.manual_seed(seed)

@@ -163,7 +163,7 @@ def test_file_of_another_model(path, made_from, model, message):
         ({"training": None}, "model.safetensors holds no configuration that can be read: 'training'"),
         ({"model": None}, "model.safetensors holds no configuration that can be read: 'model'"),
         ({"training": '{"speed": 3}'}, "model.safetensors holds no configuration that can be read: .*speed"),
-        ({"training": '{"steps": -1}'}, "steps must be at least 1, got -1"),
+        ({"training": '{"steps": -1}'}, "holds no configuration that can be read: steps must be at least 1, got -1"),
         ({"training": "[1"}, "model.safetensors holds a description that cannot be read: "),
         ({"model": "3"}, "model.safetensors holds a description that cannot be read: model, 3"),
     ],

@@ -93,6 +93,13 @@ def test_options_beside_the_configuration(given_to_train):
     assert options == {"device": torch.device("meta"), "checkpoint": "run.safetensors"}
 
 
+def test_a_folder_that_is_missing_is_told_before_the_run_and_not_after_it(tmp_path, given_to_train, capsys):
+    given_to_train("--output", str(tmp_path / "model.safetensors"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["--output", str(tmp_path / "missing" / "model.safetensors")])
+    assert "--output must lie in a folder that exists" in capsys.readouterr().err
+
+
 def test_help_and_its_examples_are_understood(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])

@@ -41,7 +41,8 @@ def all_or_none(action: Callable[[], T]) -> T:
         result = action()
     except Exception as error:
         failure = error
-    if failure := failure or next(filter(None, gathered(failure)), None):
+    failures = gathered(failure)  # by all, also by the one that failed
+    if failure := failure or next(filter(None, failures), None):
         raise failure
     return result  # type: ignore[return-value]
 

@@ -172,11 +172,9 @@ class Run:
             ValueError: in all processes alike. The file is damaged, holds a model alone, or is of another run; or its
                 folder does not exist, or some of the processes see the file and others do not.
         """
-        if not Path(path).parent.is_dir():
-            raise ValueError(f"checkpoint must lie in a folder that exists, got {os.fspath(path)}")
+        there = gathered(all_or_none(lambda: _is_there(path)))
         if self.rank == 0:
             files.remove_leftovers(path)
-        there = gathered(os.path.exists(path))
         if any(there) and not all(there):
             raise ValueError(
                 f"checkpoint must be seen by all processes or by none, got {os.fspath(path)}, which is not there for "
@@ -186,6 +184,13 @@ class Run:
             return None
         here = self.state()
         return all_or_none(lambda: _read_state(path, descriptions, here, self.config.steps))
+
+
+def _is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file at `path`, in a folder that must exist."""
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"checkpoint must lie in a folder that exists, got {os.fspath(path)}")
+    return os.path.exists(path)
 
 
 def _read_state(
