@@ -39,6 +39,11 @@ def drawn(markers=8, colour="tab:blue", size=(7.5, 3.0), legend=True, images=Tru
     return base64.b64encode(file.getvalue()).decode()
 
 
+@pytest.fixture(autouse=True)
+def _own_freetype(monkeypatch):
+    monkeypatch.setattr(pictures, "OWN_FREETYPE", True)
+
+
 def test_the_same_picture_passes():
     assert pictures.problem(drawn(), drawn()) is None
 
@@ -71,7 +76,7 @@ def test_by_blocks_and_with_another_freetype_as_with_another_version(monkeypatch
     assert pictures.problem(drawn(), drawn(up=1.0)) is not None
     assert pictures.problem(drawn(), drawn(up=1.0), by_blocks=True) is None
     assert pictures.problem(drawn(), drawn(images=False), by_blocks=True) is not None
-    monkeypatch.setattr(pictures, "FREETYPE", "of another version")
+    monkeypatch.setattr(pictures, "OWN_FREETYPE", False)
     assert pictures.problem(drawn(), drawn(up=1.0)) is None
 
 
