@@ -39,15 +39,16 @@ def put(path: Path, settings: Mapping[str, Any], name: str, numbers: Mapping[str
     """Add a run to the file at `path`, atomically.
 
     Raises:
-        ValueError: the runs that are there were made with other settings.
+        ValueError: a setting differs from that of the runs that are there; one that they do not have may come.
     """
-    content = stored(path)
-    if content["runs"] and content["settings"] != json.loads(json.dumps(settings)):
-        raise ValueError(f"{path.name} holds runs of other settings; remove it to start afresh")
+    content, settings = stored(path), json.loads(json.dumps(settings))
+    for key, value in settings.items():
+        if content["settings"].get(key, value) != value:
+            raise ValueError(f"{path.name} holds runs of other settings: {key} is {content['settings'][key]} there")
     here = json.loads(json.dumps(machine()))
     if here not in content["machines"]:
         content["machines"].append(here)
-    content["settings"] = settings
+    content["settings"] |= settings
     content["runs"][name] = {"machine": content["machines"].index(here), **numbers}
     content["runs"] = dict(sorted(content["runs"].items(), key=lambda item: _order(item[0])))
     write_json(path, content)

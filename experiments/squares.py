@@ -82,8 +82,11 @@ INPUT_NOISE = {
 PATCHES = (3, 5, 7)  # pixels, the side of a black patch inside the square
 CUTS = (2, 4, 6)  # pixels of a square at the left edge that the frame cuts off
 SETTINGS = {
+    **{
+        f"group {name}": {"p": group.p, "variational": group.variational, "config": dataclasses.asdict(group.config)}
+        for name, group in GROUPS.items()
+    },
     "images": IMAGES,
-    "groups": {name: {**group._asdict(), "config": dataclasses.asdict(group.config)} for name, group in GROUPS.items()},
     "draws": DRAWS,
     "copies": COPIES,
     "samples from the prior": 10_000,

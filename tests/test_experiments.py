@@ -40,12 +40,14 @@ def test_an_experiment_that_was_stopped_goes_on_with_what_is_missing(path):
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
-def test_runs_of_other_settings_are_not_mixed_in(path):
+def test_runs_of_other_settings_are_not_mixed_in_and_new_parts_may_come(path):
     runs.put(path, SETTINGS, "a/0", {})
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="holds runs of other settings"):
+    with pytest.raises(ValueError, match="holds runs of other settings: steps is 3 there"):
         runs.put(path, SETTINGS | {"steps": 4}, "a/1", {})
     assert path.read_bytes() == before
+    runs.put(path, {"another": "part"}, "b/0", {})
+    assert runs.stored(path)["settings"] == SETTINGS | {"another": "part"}
 
 
 def test_a_run_of_another_machine_says_so(path, monkeypatch):
