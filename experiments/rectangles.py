@@ -2,9 +2,10 @@
 
     python -m experiments.rectangles [--processes 2] [--only vae dvae-0.1]
 
-Height and width are independent and uniform over 3 to 18 pixels, and the place is uniform: 53,824 different images, with
-an entropy of 10.78 nats. The code has four entries. Training sees 10,000 draws, three times as many batches as on the
-squares; the test images are other rectangles, none of which is among them. Likelihoods and bounds are in nats per image.
+Height and width are independent and uniform over 3 to 18 pixels, and the place is uniform: 53,824 different images,
+with an entropy of 10.78 nats. The code has four entries. Training sees 10,000 draws, in three times as many batches as
+on the squares; the test images are other rectangles, none of which is among them. Likelihoods and bounds are in nats
+per image.
 """
 
 from __future__ import annotations
