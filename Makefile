@@ -19,7 +19,7 @@ READY := $(VENV)/.ready
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 
-.PHONY: help book links test browser test-gpu refresh serve lint weights bench clean
+.PHONY: help book links test browser test-gpu refresh serve lint weights bench experiments clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    time the training step beside a plain loop, pythae and Pyro (options: BENCH='--rounds 3 ...')"
 	@echo "make weights  train the shipped weights again (20 to 60 minutes on a CPU)"
+	@echo "make experiments  train over seeds and store what is measured; goes on where it was stopped (hours)"
 	@echo "make clean    remove what was built"
 
 # Made anew whenever the requirements change: first what builds the book, which runs nothing and needs no PyTorch, ...
@@ -112,6 +113,11 @@ bench: $(BENCH_READY)
 
 weights: $(READY)
 	$(BIN)/python tools/train_weights.py
+
+# each says first how long it takes, and goes on where it was stopped
+experiments: $(READY)
+	$(BIN)/python -m experiments.squares
+	$(BIN)/python -m experiments.rectangles
 
 clean:
 	rm -rf _build

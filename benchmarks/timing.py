@@ -246,14 +246,19 @@ def store(path: Path, key: str, description: Mapping[str, Any], content: Mapping
     stored = json.loads(path.read_text()) if path.exists() else {}
     stored["hardware"] = description
     stored[key] = {"date": datetime.date.today().isoformat(), "versions": versions(), **content}
+    write_json(path, stored)
+    print(f"stored under {key!r} in {os.path.relpath(path)}")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content`, its floats rounded to six digits, to the JSON file at `path`, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        temporary.write_text(json.dumps(rounded(stored), indent=1) + "\n")
+        temporary.write_text(json.dumps(rounded(content), indent=1) + "\n")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    print(f"stored under {key!r} in {os.path.relpath(path)}")
 
 
 def rounded(value: Any) -> Any:

@@ -1,0 +1,99 @@
+"""Runs that are made two at a time, stored one by one, and never made twice.
+
+A run has a name, GROUP/SEED, and a function that makes it and returns what was measured. Its numbers are in the file as
+soon as it is done, so that an experiment that is killed goes on with what is missing.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.timing import hardware, tell, versions, write_json
+
+RESULTS = Path(__file__).resolve().parent / "results"
+CPU = torch.device("cpu")
+
+Measure = Callable[[str], Mapping[str, Any]]
+
+
+def machine() -> dict[str, Any]:
+    """Say on what a run was made; all runs have one thread."""
+    return {"hardware": {**hardware(CPU), "threads": 1}, "versions": versions()}
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """Return what the file at `path` holds: settings, machines, and the runs by name."""
+    return json.loads(path.read_text()) if path.exists() else {"settings": {}, "machines": [], "runs": {}}
+
+
+def put(path: Path, settings: Mapping[str, Any], name: str, numbers: Mapping[str, Any]) -> None:
+    """Add a run to the file at `path`, atomically.
+
+    Raises:
+        ValueError: a setting differs from that of the runs that are there; one that they do not have may come.
+    """
+    content, settings = stored(path), json.loads(json.dumps(settings))
+    for key, value in settings.items():
+        if content["settings"].get(key, value) != value:
+            raise ValueError(f"{path.name} holds runs of other settings: {key} is {content['settings'][key]} there")
+    here = json.loads(json.dumps(machine()))
+    if here not in content["machines"]:
+        content["machines"].append(here)
+    content["settings"] |= settings
+    content["runs"][name] = {"machine": content["machines"].index(here), **numbers}
+    content["runs"] = dict(sorted(content["runs"].items(), key=lambda item: _order(item[0])))
+    write_json(path, content)
+
+
+def _order(name: str) -> tuple[str, int]:
+    group, seed = name.rsplit("/", 1)
+    return group, int(seed)
+
+
+def make(path: Path, settings: Mapping[str, Any], names: Sequence[str], measure: Measure, processes: int = 2) -> None:
+    """Make the runs of these names that the file at `path` lacks, in this order, `processes` at a time."""
+    missing = [name for name in names if name not in stored(path)["runs"]]
+    context = multiprocessing.get_context("spawn")
+    with (
+        concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_prepare) as pool,
+        tqdm(total=len(names), initial=len(names) - len(missing), unit=" runs", desc=path.stem) as bar,
+    ):
+        waiting = {pool.submit(_timed, measure, name): name for name in missing}
+        for future in concurrent.futures.as_completed(waiting):
+            put(path, settings, waiting[future], future.result())
+            bar.update()
+
+
+def _prepare() -> None:
+    torch.set_num_threads(1)
+    os.environ["TQDM_DISABLE"] = "1"  # one bar is enough
+
+
+def _timed(measure: Measure, name: str) -> dict[str, Any]:
+    start = time.perf_counter()
+    numbers = measure(name)
+    return {"seconds": round(time.perf_counter() - start, 1), **numbers}
+
+
+def command_line(
+    description: str, path: Path, settings: Mapping[str, Any], names: Sequence[str], measure: Measure, minutes: float
+) -> None:
+    """Say how long it takes, with `minutes` for a run, and make what is missing."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, each with one thread")
+    parser.add_argument("--only", nargs="+", metavar="GROUP", help="groups of runs")
+    options = parser.parse_args()
+    chosen = [name for name in names if not options.only or name.rsplit("/", 1)[0] in options.only]
+    missing = len(set(chosen) - stored(path)["runs"].keys())
+    hours = missing * minutes / 60 / options.processes
+    tell(f"{path.stem}: {missing} of {len(chosen)} runs are missing, about {hours:.1f} hours")
+    make(path, settings, chosen, measure, options.processes)

@@ -1,0 +1,182 @@
+"""Experiments: runs are stored as they come, made once, and measured alike; on networks too small to learn."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from dvae_lib import BernoulliNoise, all_squares, elbo, mlp_vae
+from dvae_lib import rectangles as draw_rectangles
+from experiments import measures, rectangles, runs, squares
+
+SETTINGS = {"steps": 3, "rate": 0.001}
+
+
+def measure(name):
+    """What a process of its own is asked to do; the second call of a run would say something else."""
+    group, seed = name.rsplit("/", 1)
+    if group == "broken":
+        raise RuntimeError("this run fails")
+    return {"group": group, "value": int(seed) / 3, "threads": torch.get_num_threads()}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "results.json"
+
+
+def test_an_experiment_that_was_stopped_goes_on_with_what_is_missing(path):
+    runs.put(path, SETTINGS, "a/10", {"value": "of before"})
+    with pytest.raises(RuntimeError, match="this run fails"):
+        runs.make(path, SETTINGS, ["a/10", "a/2", "broken/0"], measure, 1)
+    content = json.loads(path.read_text())
+    assert list(content["runs"]) == ["a/2", "a/10"]  # by number, and nothing of the run that failed
+    assert content["runs"]["a/10"]["value"] == "of before"
+    assert content["runs"]["a/2"].items() >= {"group": "a", "value": 0.666667, "threads": 1, "machine": 0}.items()
+    assert content["settings"] == SETTINGS
+    (machine,) = content["machines"]
+    assert machine["hardware"]["threads"] == 1
+    assert machine["versions"]["torch"]
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_runs_of_other_settings_are_not_mixed_in_and_new_parts_may_come(path):
+    runs.put(path, SETTINGS, "a/0", {})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="holds runs of other settings: steps is 3 there"):
+        runs.put(path, SETTINGS | {"steps": 4}, "a/1", {})
+    assert path.read_bytes() == before
+    runs.put(path, {"another": "part"}, "b/0", {})
+    assert runs.stored(path)["settings"] == SETTINGS | {"another": "part"}
+
+
+def test_a_run_of_another_machine_says_so(path, monkeypatch):
+    runs.put(path, SETTINGS, "a/0", {})
+    monkeypatch.setattr(runs, "machine", lambda: {"hardware": {"name": "another"}})
+    runs.put(path, SETTINGS, "a/1", {})
+    content = runs.stored(path)
+    assert [run["machine"] for run in content["runs"].values()] == [0, 1]
+    assert content["machines"][1] == {"hardware": {"name": "another"}}
+
+
+EXPERIMENTS = {"squares": squares, "rectangles": rectangles}
+each_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+
+
+@each_experiment
+def test_every_run_has_a_group_and_no_name_stands_twice(experiment):
+    names = measures.names(experiment.GROUPS)
+    assert len(set(names)) == len(names) == sum(group.seeds for group in experiment.GROUPS.values())
+    assert [name.rsplit("/")[1] for name in names[:2]] == ["0", "0"]  # seed by seed
+    group, seed = measures.of_name(names[-1], experiment.GROUPS)
+    assert group.seeds == seed + 1
+
+
+@each_experiment
+def test_what_is_stored_was_made_by_these_programs(experiment):
+    content = runs.stored(experiment.PATH)
+    settings = json.loads(json.dumps(experiment.SETTINGS))
+    assert {key: settings[key] for key in content["settings"]} == content["settings"]
+    assert content["runs"].keys() <= set(measures.names(experiment.GROUPS))
+    assert all(run["machine"] < len(content["machines"]) for run in content["runs"].values())
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Groups that train for three steps."""
+    for experiment in EXPERIMENTS.values():
+        groups = {
+            name: group._replace(config=dataclasses.replace(group.config, steps=3, hidden_size=8))
+            for name, group in experiment.GROUPS.items()
+        }
+        changes = {"GROUPS": groups, "IMAGES": 64, "DRAWS": 2, "SAMPLES": (1, 4)}
+        for name, value in changes.items():
+            monkeypatch.setattr(experiment, name, value)
+    monkeypatch.setattr(squares, "EXTRA", (0, 1))
+    monkeypatch.setattr(rectangles, "TEST_IMAGES", 16)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", [name for name in squares.GROUPS if name not in ("dvae-0.05", "dvae-0.2", "dvae-0.3")])
+def test_each_kind_of_group_is_trained_and_measured_on_the_squares(name):
+    found = squares.measure(f"{name}/1")
+    assert json.loads(json.dumps(found)) == found
+    assert found["overlap"].keys() == {*measures.INPUT_NOISE, "patch", "cut"}
+    assert ("likelihood" in found) == squares.GROUPS[name].variational
+    if "likelihood" in found:
+        chain = found["likelihood"]
+        assert chain["exact"]["mean"] > chain["iwae 4"] >= chain["iwae 1"]
+        assert chain["elbo"]["mean"] == pytest.approx(chain["iwae 1"], abs=20)
+        assert ("denoising 1" in chain) == (squares.GROUPS[name].p > 0)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["dvae-0.1", "dae-0.1"])
+def test_each_kind_of_group_is_trained_and_measured_on_the_rectangles(name):
+    found = rectangles.measure(f"{name}/1")
+    assert json.loads(json.dumps(found)) == found
+    assert found["overlap"].keys() == measures.INPUT_NOISE.keys()
+    assert {"likelihood", "training likelihood", "prior"} <= found.keys() or name == "dae-0.1"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_seed_decides_weights_data_and_training():
+    first, again, other = (squares.trained(name)[0].state_dict() for name in ("vae/1", "vae/1", "vae/2"))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["encoder.1.weight"], other["encoder.1.weight"])
+
+
+def test_the_mean_of_the_log_weights_is_the_elbo():
+    """Two estimators of one expectation, on a network whose posterior is far from the prior."""
+    torch.manual_seed(0)
+    model = mlp_vae(hidden_size=16).eval()
+    images = all_squares()[::64]
+    weights = measures.draw_log_weights(model, images, 4000)
+    bound = elbo(model, images, 4000)
+    error = (weights.var(0) / len(weights) + bound.standard_error.double() ** 2).sqrt()
+    assert ((weights.mean(0) - bound.value).abs() < 5 * error).all()
+
+
+def test_importance_weighted_bounds_by_hand():
+    """Weights 1, 3, 2, 2 of one image: the mean of ln w, of ln of the means of pairs, and ln of the mean of all."""
+    bounds = measures.importance_weighted(torch.tensor([[1.0], [3.0], [2.0], [2.0]]).double().log(), (1, 2, 4))
+    expected = {"iwae 1": math.log(12) / 4, "iwae 2": math.log(2), "iwae 4": math.log(2)}
+    assert bounds == pytest.approx(expected)
+
+
+def test_a_plain_auto_encoder_has_neither_divergence_nor_draws():
+    model = squares.GROUPS["dae-0.1"].build(0).eval()
+    images = all_squares()[:4]
+    assert torch.equal(model(images), model(images))
+    assert model.kl == 0
+    assert isinstance(model.noise, BernoulliNoise)
+
+
+@pytest.mark.parametrize("side", squares.PATCHES)
+def test_a_patch_lies_inside_of_the_square(side):
+    images = all_squares().repeat(2, 1, 1, 1)
+    lost = images - squares.patched(images, side)
+    assert (lost.sum((1, 2, 3)) == side**2).all()
+    assert set(lost.unique().tolist()) == {0.0, 1.0}
+    for axis in (2, 3):  # as wide as high
+        assert (lost.amax(axis).sum((1, 2)) == side).all()
+
+
+def test_a_rectangle_is_its_own_bounding_box_and_two_pixels_span_one():
+    images = draw_rectangles(50, 1, 24)
+    assert torch.equal(rectangles.bounding_boxes(images), images)
+    two = torch.zeros(1, 1, 24, 24)
+    two[0, 0, 3, 9] = two[0, 0, 6, 4] = 0.6
+    box = torch.zeros(1, 1, 24, 24)
+    box[0, 0, 3:7, 4:10] = 1
+    assert torch.equal(rectangles.bounding_boxes(two), box)
+    assert not rectangles.bounding_boxes(0 * two).any()
+
+
+def test_no_test_image_was_trained_on():
+    trained_on, test = rectangles.images_of(0)
+    assert (len(trained_on), len(test)) == (rectangles.IMAGES, rectangles.TEST_IMAGES)
+    both = torch.cat([trained_on, test]).flatten(1).unique(dim=0)
+    assert len(both) == len(trained_on.flatten(1).unique(dim=0)) + len(test.flatten(1).unique(dim=0))
