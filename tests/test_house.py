@@ -3,9 +3,12 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dvae_lib"
@@ -64,3 +67,15 @@ def test_the_books_own_code_can_be_read_in_one_sitting():
     lengths = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")}
     assert max(lengths.values()) <= 300, lengths
     assert sum(lengths.values()) <= 1_600, lengths
+
+
+def test_each_lower_bound_is_a_version_that_is_run():
+    """CI runs the versions of constraints-oldest.txt: a bound is one of them, as far as it goes, 1.0 for 1.0.4."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["widgets"]]
+    for name in ("requirements.txt", "requirements-book.txt"):
+        lines += [line.split("#")[0] for line in (ROOT / name).read_text().splitlines() if line[:1].isalpha()]
+    run = dict(line.split("==") for line in (ROOT / "constraints-oldest.txt").read_text().splitlines())
+    for requirement in map(Requirement, lines):
+        (bound,) = (Version(one.version) for one in requirement.specifier if one.operator == ">=")
+        assert Version(run[requirement.name]).release[: len(bound.release)] == bound.release, requirement
