@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from dvae_lib import BernoulliNoise, all_squares, elbo, mlp_vae
+from dvae_lib import BernoulliNoise, all_squares, elbo, gaussian_kl, mlp_vae
 from dvae_lib import rectangles as draw_rectangles
-from experiments import measures, rectangles, runs, squares
+from experiments import gaps, measures, rectangles, runs, squares
 
 SETTINGS = {"steps": 3, "rate": 0.001}
 
@@ -61,7 +61,7 @@ def test_a_run_of_another_machine_says_so(path, monkeypatch):
     assert content["machines"][1] == {"hardware": {"name": "another"}}
 
 
-EXPERIMENTS = {"squares": squares, "rectangles": rectangles}
+EXPERIMENTS = {"squares": squares, "rectangles": rectangles, "gaps": gaps}
 each_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 
 
@@ -91,9 +91,10 @@ def small(monkeypatch):
             name: group._replace(config=dataclasses.replace(group.config, steps=3, hidden_size=8))
             for name, group in experiment.GROUPS.items()
         }
-        changes = {"GROUPS": groups, "IMAGES": 64, "DRAWS": 2, "SAMPLES": (1, 4)}
-        for name, value in changes.items():
-            monkeypatch.setattr(experiment, name, value)
+        changes = {"GROUPS": groups, "IMAGES": 64, "DRAWS": 2, "SAMPLES": (1, 4), "FINE_NODES": 6, "STEPS": 3}
+        for name, value in (changes | {"CORRUPTIONS": 3}).items():
+            if hasattr(experiment, name):
+                monkeypatch.setattr(experiment, name, value)
     monkeypatch.setattr(squares, "EXTRA", (0, 1))
     monkeypatch.setattr(rectangles, "TEST_IMAGES", 16)
 
@@ -128,13 +129,11 @@ def test_a_seed_decides_weights_data_and_training():
     assert not torch.equal(first["encoder.1.weight"], other["encoder.1.weight"])
 
 
-def test_the_mean_of_the_log_weights_is_the_elbo():
-    """Two estimators of one expectation, on a network whose posterior is far from the prior."""
-    torch.manual_seed(0)
-    model = mlp_vae(hidden_size=16).eval()
+def test_the_mean_of_the_log_weights_is_the_elbo(network):
+    """Two estimators of one expectation."""
     images = all_squares()[::64]
-    weights = measures.draw_log_weights(model, images, 4000)
-    bound = elbo(model, images, 4000)
+    weights = measures.draw_log_weights(network, images, 4000)
+    bound = elbo(network, images, 4000)
     error = (weights.var(0) / len(weights) + bound.standard_error.double() ** 2).sqrt()
     assert ((weights.mean(0) - bound.value).abs() < 5 * error).all()
 
@@ -180,3 +179,61 @@ def test_no_test_image_was_trained_on():
     assert (len(trained_on), len(test)) == (rectangles.IMAGES, rectangles.TEST_IMAGES)
     both = torch.cat([trained_on, test]).flatten(1).unique(dim=0)
     assert len(both) == len(trained_on.flatten(1).unique(dim=0)) + len(test.flatten(1).unique(dim=0))
+
+
+# where the nats go
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return mlp_vae(hidden_size=16).eval()
+
+
+def test_the_bound_of_a_gaussian_by_quadrature_is_the_elbo(network):
+    images = all_squares()[::64]
+    drawn = elbo(network, images, 4000)
+    bound = gaps.gaussian_bound(network, images, *network.encode(images), 12)
+    assert ((bound - drawn.value).abs() < 5 * drawn.standard_error).all()
+
+
+def test_a_decoder_that_ignores_the_code_has_the_prior_for_a_posterior(network):
+    """All that is missing is what the encoder's Gaussians are away from the prior."""
+    torch.nn.init.zeros_(network.decoder[4].weight)
+    images = all_squares()[::64]
+    found = gaps.inference_gaps(network, images)
+    torch.testing.assert_close(found["best"], found["exact"], atol=1e-3, rtol=0)
+    divergence = gaussian_kl(*network.encode(images)).double()
+    torch.testing.assert_close(found["exact"] - found["encoder"], divergence, atol=1e-3, rtol=0)
+
+
+def test_the_moments_of_a_posterior_that_is_known(network):
+    """Logits linear in the code, small: the posterior is nearly a Gaussian, by the second-order expansion at 0."""
+    slopes = 1e-2 * torch.randn(576, 2)
+    network.decoder = torch.nn.Sequential(torch.nn.Linear(2, 576, bias=False), torch.nn.Unflatten(1, (1, 24, 24)))
+    network.decoder[0].weight.data = slopes
+    image = all_squares()[:1]
+    mean, log_variance = gaps.posterior_moments(network, image)
+    slope = (image.flatten(1) - 0.5) @ slopes  # (1, 2)
+    precision = torch.eye(2) + slopes.T @ slopes / 4
+    covariance = torch.linalg.inv(precision)
+    torch.testing.assert_close(mean, slope @ covariance, atol=2e-3, rtol=0)
+    torch.testing.assert_close(log_variance.exp()[0], covariance.diagonal(), atol=2e-3, rtol=0)
+
+
+def test_without_noise_a_code_carries_nothing_about_the_corruption(network):
+    images = all_squares()[::64]
+    found = gaps.corruption_gaps(network, images, 0.0)
+    torch.testing.assert_close(found["information"], torch.zeros_like(found["information"]), atol=1e-4, rtol=0)
+    bound = elbo(network, images, 2000)
+    error = (found["denoising"].var(1) / found["denoising"].shape[1] + bound.standard_error.double() ** 2).sqrt()
+    assert ((found["denoising"].mean(1) - bound.value).abs() < 5 * error).all()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["vae", "dvae-0.1"])
+def test_the_gaps_add_up(name):
+    found = gaps.measure(f"{name}/0")
+    assert found["exact"] - found["family"] - found["amortisation"] == pytest.approx(found["encoder"])
+    assert min(found["decoder"], found["family"], found["amortisation"]) >= 0
+    assert ("corruption" in found) == (name != "vae")
