@@ -18,11 +18,10 @@ import torch
 
 from benchmarks import floor, timing
 from benchmarks.loops import Builder, Library, check_learns, check_same, contestants, draw_losses
-from dvae_lib import all_squares, default_device, load_checkpoint, mlp_vae
+from dvae_lib import all_squares, default_device, shipped
 
 BATCH_SIZES = [16, 128]
 PLAIN = "plain loop"
-TRAINED = Path(__file__).resolve().parent.parent / "weights" / "article-vae.safetensors"
 
 
 def arguments_parser(description: str, rounds: int, seconds: float) -> argparse.ArgumentParser:
@@ -42,8 +41,7 @@ def check(builders: dict[str, Builder], device: torch.device) -> dict[str, dict[
 
     The losses are on the shipped weights, as in a fresh model the divergence is nearly nothing.
     """
-    trained = mlp_vae()
-    load_checkpoint(TRAINED, trained)
+    trained = shipped("article-vae")
     batch = all_squares()[::2].to(device)
     ours = draw_losses(Library(trained, device), batch)
     losses = {}

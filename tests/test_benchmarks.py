@@ -14,7 +14,7 @@ import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from benchmarks import bench, floor, ladder, loops, timing
-from dvae_lib import all_squares, load_checkpoint, mlp_vae
+from dvae_lib import all_squares, mlp_vae, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
@@ -25,9 +25,7 @@ BATCH = all_squares()[::16]
 @pytest.fixture(scope="module")
 def model():
     """The shipped VAE, whose divergence is some nats, so that a loss without it would show."""
-    model = mlp_vae()
-    load_checkpoint(ROOT / "weights" / "article-vae.safetensors", model)
-    return model
+    return shipped("article-vae")
 
 
 def test_a_small_networks_operations_and_bytes_are_counted_as_by_hand():

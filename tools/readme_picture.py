@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-from dvae_lib import BernoulliNoise, load_checkpoint, mlp_vae, show_manifold
+from dvae_lib import shipped, show_manifold
 from dvae_lib.plotting import use_book_style
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,9 +17,7 @@ if __name__ == "__main__":
     mpl.use("Agg")
     use_book_style()
     figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.9), sharey=True)
-    for axis, name, noise in zip(axes, ("VAE", "DVAE"), (None, BernoulliNoise(0.1)), strict=True):
-        model = mlp_vae(noise=noise)
-        load_checkpoint(ROOT / f"weights/article-{name.lower()}.safetensors", model)
-        show_manifold(model.eval(), axis).set_title(name)
+    for axis, name in zip(axes, ("VAE", "DVAE"), strict=True):
+        show_manifold(shipped(f"article-{name.lower()}"), axis).set_title(name)
     axes[1].set_ylabel("")
     figure.savefig(ROOT / "_static/manifolds.png")
