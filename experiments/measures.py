@@ -18,10 +18,12 @@ from dvae_lib import (
     SaltAndPepperNoise,
     TrainingConfig,
     VariationalAutoencoder,
+    elbo,
     iou,
     mlp_vae,
     train,
 )
+from experiments.runs import group_and_seed
 
 QUICK, ARTICLE = TrainingConfig.quick(), TrainingConfig.article()
 
@@ -84,8 +86,8 @@ def names(groups: Mapping[str, Group]) -> list[str]:
 
 def of_name(name: str, groups: Mapping[str, Group]) -> tuple[Group, int]:
     """Return the group and the seed of run `name`."""
-    kind, seed = name.rsplit("/", 1)
-    return groups[kind], int(seed)
+    kind, seed = group_and_seed(name)
+    return groups[kind], seed
 
 
 def summary(values: Tensor) -> dict[str, float]:
@@ -118,6 +120,22 @@ def importance_weighted(log_weights: Tensor, sizes: Sequence[int]) -> dict[str, 
     """Return the means of the importance-weighted bounds, all from the same draws, (draws, n)."""
     parts = {size: log_weights.unflatten(0, (-1, size)).logsumexp(1) - math.log(size) for size in sizes}
     return {f"iwae {size}": float(bounds.mean()) for size, bounds in parts.items()}
+
+
+def clean_bounds(
+    model: VariationalAutoencoder, images: Tensor, draws: int, sizes: Sequence[int]
+) -> tuple[Tensor, dict[str, Any]]:
+    """Return the bound of each clean image, (n,), and what is to be stored of it and of the tighter ones."""
+    torch.manual_seed(0)
+    bound = elbo(model, images, draws)
+    found = {"elbo": summary(bound.value) | {"standard error": bound.mean()[1]}}
+    torch.manual_seed(0)
+    return bound.value, found | importance_weighted(draw_log_weights(model, images, max(sizes)), sizes)
+
+
+def shares_below(found: Tensor) -> dict[str, float]:
+    """Return the shares of overlaps, (n,), that are bad in a strict and in a milder sense."""
+    return {f"below {limit}": float((found < limit).double().mean()) for limit in (0.5, 0.7, 0.9)}
 
 
 @torch.no_grad()

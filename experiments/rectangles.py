@@ -16,41 +16,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dvae_lib import VariationalAutoencoder, elbo, iou, rectangles
+from dvae_lib import VariationalAutoencoder, iou, rectangles
 from experiments.measures import (
     QUICK,
     Group,
-    draw_log_weights,
+    clean_bounds,
     group_settings,
-    importance_weighted,
     names,
     of_name,
     overlaps,
-    summary,
+    shares_below,
 )
 from experiments.runs import RESULTS, command_line
 
 PATH = RESULTS / "rectangles.json"
 SMALLEST, LARGEST = 3, 18  # pixels
 IMAGES, TEST_IMAGES = 10_000, 1_000
+LATENT_SIZE = 4
 LONG = replace(QUICK, steps=12_000)
 GROUPS = {
-    "vae": Group(10, 0.0, LONG, latent_size=4),
-    "dvae-0.05": Group(10, 0.05, LONG, latent_size=4),
-    "dvae-0.1": Group(10, 0.1, LONG, latent_size=4),
-    "dvae-0.2": Group(10, 0.2, LONG, latent_size=4),
-    "dae-0.1": Group(10, 0.1, LONG, variational=False, latent_size=4),
+    "vae": Group(10, 0.0, LONG, latent_size=LATENT_SIZE),
+    "dvae-0.05": Group(10, 0.05, LONG, latent_size=LATENT_SIZE),
+    "dvae-0.1": Group(10, 0.1, LONG, latent_size=LATENT_SIZE),
+    "dvae-0.2": Group(10, 0.2, LONG, latent_size=LATENT_SIZE),
+    "dae-0.1": Group(10, 0.1, LONG, variational=False, latent_size=LATENT_SIZE),
 }
 DRAWS = 100  # of the bound
+PRIOR_SAMPLES = 10_000
 SAMPLES = (1, 8, 64, 512)  # of the importance-weighted bound
 SETTINGS = {
     **group_settings(GROUPS),
     "sizes": [SMALLEST, LARGEST],
-    "latent size": 4,
+    "latent size": LATENT_SIZE,
     "images": IMAGES,
     "test images": TEST_IMAGES,
     "draws": DRAWS,
-    "samples from the prior": 10_000,
+    "samples from the prior": PRIOR_SAMPLES,
 }
 
 
@@ -66,11 +67,7 @@ def images_of(seed: int) -> tuple[Tensor, Tensor]:
 
 def likelihoods(model: VariationalAutoencoder, images: Tensor) -> dict[str, Any]:
     """Measure the bounds from clean images."""
-    torch.manual_seed(0)
-    bound = elbo(model, images, DRAWS)
-    found: dict[str, Any] = {"elbo": summary(bound.value) | {"standard error": bound.mean()[1]}}
-    torch.manual_seed(0)
-    return found | importance_weighted(draw_log_weights(model, images, max(SAMPLES)), SAMPLES)
+    return clean_bounds(model, images, DRAWS, SAMPLES)[1]
 
 
 def bounding_boxes(images: Tensor) -> Tensor:
@@ -85,13 +82,12 @@ def bounding_boxes(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def samples_from_the_prior(model: VariationalAutoencoder, n: int = 10_000) -> dict[str, float]:
+def samples_from_the_prior(model: VariationalAutoencoder) -> dict[str, float]:
     """Count how many codes of the prior are decoded into rectangles: into what fills its own bounding box."""
-    codes = torch.randn(n, 4, generator=torch.Generator().manual_seed(0))
+    codes = torch.randn(PRIOR_SAMPLES, LATENT_SIZE, generator=torch.Generator().manual_seed(0))
     pictures = torch.cat([model.decode(some).sigmoid() for some in codes.split(1000)])
     found = iou(pictures, bounding_boxes(pictures))
-    shares = {f"below {limit}": float((found < limit).double().mean()) for limit in (0.5, 0.7, 0.9)}
-    return shares | {"empty": float((pictures < 0.5).flatten(1).all(1).double().mean())}
+    return shares_below(found) | {"empty": float((pictures < 0.5).flatten(1).all(1).double().mean())}
 
 
 def measure(name: str) -> dict[str, Any]:

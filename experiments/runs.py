@@ -50,18 +50,20 @@ def put(path: Path, settings: Mapping[str, Any], name: str, numbers: Mapping[str
         content["machines"].append(here)
     content["settings"] |= settings
     content["runs"][name] = {"machine": content["machines"].index(here), **numbers}
-    content["runs"] = dict(sorted(content["runs"].items(), key=lambda item: _order(item[0])))
+    content["runs"] = dict(sorted(content["runs"].items(), key=lambda item: group_and_seed(item[0])))
     write_json(path, content)
 
 
-def _order(name: str) -> tuple[str, int]:
+def group_and_seed(name: str) -> tuple[str, int]:
+    """Return the two parts of a run's name."""
     group, seed = name.rsplit("/", 1)
     return group, int(seed)
 
 
 def make(path: Path, settings: Mapping[str, Any], names: Sequence[str], measure: Measure, processes: int = 2) -> None:
     """Make the runs of these names that the file at `path` lacks, in this order, `processes` at a time."""
-    missing = [name for name in names if name not in stored(path)["runs"]]
+    there = stored(path)["runs"]
+    missing = [name for name in names if name not in there]
     context = multiprocessing.get_context("spawn")
     with (
         concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_prepare) as pool,
@@ -92,7 +94,7 @@ def command_line(
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, each with one thread")
     parser.add_argument("--only", nargs="+", metavar="GROUP", help="groups of runs")
     options = parser.parse_args()
-    chosen = [name for name in names if not options.only or name.rsplit("/", 1)[0] in options.only]
+    chosen = [name for name in names if not options.only or group_and_seed(name)[0] in options.only]
     missing = len(set(chosen) - stored(path)["runs"].keys())
     hours = missing * minutes / 60 / options.processes
     tell(f"{path.stem}: {missing} of {len(chosen)} runs are missing, about {hours:.1f} hours")

@@ -27,7 +27,6 @@ from dvae_lib import (
     all_squares,
     best_square_iou,
     denoising_bound,
-    elbo,
     exact_log_likelihood,
     squares,
 )
@@ -35,13 +34,13 @@ from experiments.measures import (
     ARTICLE,
     QUICK,
     Group,
-    draw_log_weights,
+    clean_bounds,
     group_settings,
-    importance_weighted,
     names,
     of_name,
     overlap,
     overlaps,
+    shares_below,
     summary,
 )
 from experiments.runs import RESULTS, command_line
@@ -67,6 +66,7 @@ DRAWS = 100  # of each bound
 EXTRA = (0, 1, 8, 64)  # corruptions beside the first one
 SAMPLES = (1, 8, 64, 512)  # of the importance-weighted bound
 COPIES = 4  # corruptions of each square
+PRIOR_SAMPLES = 10_000
 PATCHES = (3, 5, 7)  # pixels, the side of a black patch inside the square
 CUTS = (2, 4, 6)  # pixels of a square at the left edge that the frame cuts off
 SETTINGS = {
@@ -74,7 +74,7 @@ SETTINGS = {
     "images": IMAGES,
     "draws": DRAWS,
     "copies": COPIES,
-    "samples from the prior": 10_000,
+    "samples from the prior": PRIOR_SAMPLES,
 }
 
 
@@ -88,13 +88,9 @@ def likelihoods(model: VariationalAutoencoder, p: float) -> dict[str, Any]:
     """Measure the exact log-likelihood, and its bounds from clean and from corrupted images."""
     images = all_squares()
     exact, error = exact_log_likelihood(model, images)
-    found: dict[str, Any] = {"exact": summary(exact) | {"error": float(error.max())}}
-    torch.manual_seed(0)
-    clean = elbo(model, images, DRAWS)
-    found["elbo"] = summary(clean.value) | {"standard error": clean.mean()[1]}
-    found["elbo"]["below -30"] = int((clean.value < -30).sum())
-    torch.manual_seed(0)
-    found |= importance_weighted(draw_log_weights(model, images, max(SAMPLES)), SAMPLES)
+    clean, bounds = clean_bounds(model, images, DRAWS, SAMPLES)
+    bounds["elbo"]["below -30"] = int((clean < -30).sum())
+    found = {"exact": summary(exact) | {"error": float(error.max())}} | bounds
     for extra in EXTRA if p else EXTRA[:1]:  # without noise in training, what flips of 0.1 would cost
         torch.manual_seed(0)
         bound = denoising_bound(model, images, DRAWS, extra, BernoulliNoise(p or 0.1))
@@ -124,11 +120,11 @@ def patched(images: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def samples_from_the_prior(model: VariationalAutoencoder, n: int = 10_000) -> dict[str, float]:
+def samples_from_the_prior(model: VariationalAutoencoder) -> dict[str, float]:
     """Count what the decoder makes of codes drawn from the prior: how many are squares, how many are nowhere near."""
-    codes = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+    codes = torch.randn(PRIOR_SAMPLES, 2, generator=torch.Generator().manual_seed(0))
     found = torch.cat([best_square_iou(model.decode(some).sigmoid()) for some in codes.split(1000)])
-    return {f"below {limit}": float((found < limit).double().mean()) for limit in (0.5, 0.7, 0.9)}
+    return shares_below(found)
 
 
 def measure(name: str) -> dict[str, Any]:
