@@ -2,7 +2,7 @@
 
 from dvae_lib.checkpoints import load_checkpoint, save_checkpoint, shipped
 from dvae_lib.configuration import Protocol, TrainingConfig
-from dvae_lib.data import all_squares, rectangles, squares
+from dvae_lib.data import all_squares, binarized_mnist, rectangles, squares
 from dvae_lib.evaluation import (
     Estimate,
     best_square_iou,
@@ -34,6 +34,7 @@ __all__ = [
     "VariationalAutoencoder",
     "all_squares",
     "best_square_iou",
+    "binarized_mnist",
     "default_device",
     "denoising_bound",
     "elbo",

@@ -1,19 +1,37 @@
-"""Images to learn from: float32 in {0, 1}, shape (n, 1, 24, 24), drawn on any device.
+"""Images to learn from: float32 in {0, 1}, shape (n, 1, height, width).
 
-The chapter "The data" looks at them; source: the generator of Stutz's article and, for `rectangles`, what its text
-promises.
+The chapter "The data" looks at the squares and the rectangles, 24 x 24 and drawn on any device; source: the generator of
+Stutz's article and, for `rectangles`, what its text promises. The chapter "Real digits" takes the binarised MNIST.
 """
 
 from __future__ import annotations
 
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dvae_lib._checks import check_integer
+from dvae_lib.runs.downloads import download, sha256
+from dvae_lib.runs.files import write_bytes
 
 IMAGE_SIZE = 24  # pixels, height and width
 SQUARE_SIZE = 9  # pixels: the article asks for 8 and draws one more, its ranges being inclusive
 POSITIONS = 16  # of a square's corner, along each axis: 24 - 9 + 1
+
+MNIST_ADDRESS = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
+MNIST_SHA256 = {  # of binarized_mnist_SPLIT.amat
+    "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+    "valid": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+    "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+}
+MNIST_SIZE = 28  # pixels, height and width
+MNIST_PACKED = "binarized_mnist_larochelle_packbits.npz"  # all three, eight pixels a byte
 
 
 def _paint(top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
@@ -94,3 +112,68 @@ def rectangles(
     u = torch.rand(2, n, generator=generator, device=device)
     corners = (u * positions).long().minimum(positions - 1)  # u < 1, yet u * positions may round up
     return _paint(*corners, *sizes)
+
+
+def binarized_mnist(split: str, root: str | os.PathLike[str] | None = None) -> Tensor:
+    """Return the MNIST digits in the binarisation that Larochelle and Murray drew once for all.
+
+    A folder keeps them packed, in one file of 2.3 MB. Where it is missing, the three public files (110 MB) are looked
+    for in the folder and else downloaded. Whatever the way, the images are compared with the sha256 of these files.
+    They come in the order of the files, which is not random: a part of a split is not a sample of it.
+
+    Args:
+        split: "train" (50,000 images), "valid" or "test" (10,000 each).
+        root: the folder; None takes the environment variable DVAE_DATA, or ~/.cache/dvae_lib.
+
+    Returns:
+        (n, 1, 28, 28), float32, on the CPU.
+
+    Raises:
+        ValueError: another split; a file is damaged, or not what it should be: it is not kept.
+        OSError: the digits are not there and cannot be downloaded; the message says which files to put where.
+
+    Source: Larochelle and Murray (2011).
+    """
+    if split not in MNIST_SHA256:
+        raise ValueError(f"split must be one of {', '.join(MNIST_SHA256)}, got {split!r}")
+    folder = Path(root or os.environ.get("DVAE_DATA") or Path.home() / ".cache" / "dvae_lib").expanduser()
+    path = folder / MNIST_PACKED
+    if not path.exists():
+        packed = {name: _packed_mnist(name, folder) for name in MNIST_SHA256}
+        file = io.BytesIO()
+        np.savez_compressed(file, **packed)  # type: ignore[arg-type]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, file.getvalue())
+    try:
+        with np.load(path) as splits:
+            bits = np.unpackbits(splits[split], axis=1)  # (n, 98) -> (n, 784)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read, remove it to have it made again: {error}") from error
+    if sha256(_mnist_text(bits)) != MNIST_SHA256[split]:
+        raise ValueError(f"{path} does not hold the {split} images, by their sha256; remove it to have it made again")
+    return torch.from_numpy(bits).float().view(-1, 1, MNIST_SIZE, MNIST_SIZE)
+
+
+def _packed_mnist(split: str, folder: Path) -> NDArray[np.uint8]:
+    """Return a split of the public files, eight pixels a byte, (n, 98), from the folder or from the network."""
+    name = f"binarized_mnist_{split}.amat"
+    path = folder / name
+    try:
+        text = path.read_bytes() if path.exists() else download(f"{MNIST_ADDRESS}/{name}")
+    except OSError as error:
+        files = ", ".join(f"binarized_mnist_{one}.amat" for one in MNIST_SHA256)
+        raise OSError(
+            f"the binarised MNIST is not in {folder} and cannot be downloaded ({error}); put {files} from "
+            f"{MNIST_ADDRESS}/ there, or set DVAE_DATA to a folder that holds them or {MNIST_PACKED}"
+        ) from error
+    if sha256(text) != MNIST_SHA256[split]:
+        raise ValueError(f"{path if path.exists() else name} has the sha256 {sha256(text)}, not {MNIST_SHA256[split]}")
+    return np.packbits(np.frombuffer(text, np.uint8).reshape(-1, 2 * MNIST_SIZE**2)[:, ::2] - ord("0"), axis=1)
+
+
+def _mnist_text(bits: NDArray[np.uint8]) -> bytes:
+    """Return images, (n, 784), as the public files hold them: a line each, of 0s and 1s with a space between."""
+    text = np.full((len(bits), 2 * bits.shape[1]), ord(" "), np.uint8)
+    text[:, ::2] = bits + ord("0")
+    text[:, -1] = ord("\n")
+    return text.tobytes()

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from dvae_lib._checks import check_floating, check_image_shape, check_integer
 from dvae_lib.layers import KullbackLeiblerDivergence, ReparameterizationSampler
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
 
 class VariationalAutoencoder(nn.Module):
     """Encode, keep the divergence, sample, decode; with a noise layer, a denoising auto-encoder.
@@ -103,6 +105,7 @@ def mlp_vae(
     latent_size: int = 2,
     hidden_size: int = 1152,
     noise: nn.Module | None = None,
+    activation: str = "relu",
 ) -> VariationalAutoencoder:
     """Build the article's auto-encoder: two hidden layers of ReLUs in the encoder and two in the decoder.
 
@@ -115,31 +118,36 @@ def mlp_vae(
         latent_size: the number of entries of a code, at least 1.
         hidden_size: the width of the hidden layers, at least 1.
         noise: a layer in front of the encoder, or None.
+        activation: of the hidden layers, "relu" or "tanh"; the literature on binarised MNIST has "tanh".
 
     Raises:
-        TypeError, ValueError: a size is not an integer of at least 1, or `image_shape` has not three of them.
+        TypeError, ValueError: a size is not an integer of at least 1, or `image_shape` has not three of them; another
+            activation.
 
-    Source: the listing of Stutz's article.
+    Source: the listing of Stutz's article; Burda et al. (2016) for "tanh".
     """
     if not isinstance(image_shape, Sequence) or len(image_shape) != 3:
         raise ValueError(f"image_shape must be (channels, height, width), got {image_shape!r}")
     shape = tuple(check_integer("image_shape", size) for size in image_shape)
     check_integer("latent_size", latent_size)
     check_integer("hidden_size", hidden_size)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    layer = ACTIVATIONS[activation]
     pixels = math.prod(shape)
     encoder = nn.Sequential(
         nn.Flatten(),  # (n, channels, height, width) -> (n, pixels)
         nn.Linear(pixels, hidden_size),
-        nn.ReLU(),
+        layer(),
         nn.Linear(hidden_size, hidden_size),
-        nn.ReLU(),
+        layer(),
         GaussianHeads(hidden_size, latent_size),  # (n, hidden) -> 2 x (n, code)
     )
     decoder = nn.Sequential(
         nn.Linear(latent_size, hidden_size),
-        nn.ReLU(),
+        layer(),
         nn.Linear(hidden_size, hidden_size),
-        nn.ReLU(),
+        layer(),
         nn.Linear(hidden_size, pixels),
         nn.Unflatten(1, shape),  # (n, pixels) -> (n, channels, height, width)
     )
@@ -154,5 +162,6 @@ def mlp_vae(
             "image_shape": list(shape),
             "latent_size": latent_size,
             "hidden_size": hidden_size,
+            **({"activation": activation} if activation != "relu" else {}),  # older files do not speak of it
         },
     )

@@ -66,7 +66,7 @@ def test_cuda_is_named_where_a_graph_is_captured_and_nowhere_else(name):
 def test_the_books_own_code_can_be_read_in_one_sitting():
     lengths = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")}
     assert max(lengths.values()) <= 300, lengths
-    assert sum(lengths.values()) <= 1_600, lengths
+    assert sum(lengths.values()) <= 2_000, lengths
 
 
 def test_each_lower_bound_is_a_version_that_is_run():

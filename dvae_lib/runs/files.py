@@ -27,13 +27,18 @@ def write(path: str | os.PathLike[str], tensors: dict[str, Tensor], descriptions
 
     An earlier file of that name stays whole until the last moment, and so does the new one after it.
     """
-    path = Path(path)
     apart = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     metadata = {"format": FORMAT} | {key: _to_json(description) for key, description in descriptions.items()}
+    write_bytes(path, _sorted(safetensors.torch.save(apart, metadata)))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write `content` as `write` does: under another name, forced to the disk, and renamed."""
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with open(temporary, "wb") as file:  # over what an earlier process of this number left
-            file.write(_sorted(safetensors.torch.save(apart, metadata)))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -1,0 +1,230 @@
+"""VAEs and DVAEs on binarised MNIST, over seeds: bounds and likelihoods as the literature has them.
+
+    python -m experiments.mnist [--processes 2] [--only vae flips-0.05]
+
+784-200-200-50 with tanh, batches of 100, Adam with a rate that falls from 1e-3 to 1e-4 as 1 / (1 + t), over as many
+images as 200 epochs have. `vae` has no noise, `flips-P` flips, `pepper-P` replaces pixels by salt or pepper. Of each
+kind of noise every level is run with one seed; the level with the best bound on the validation images is run with two
+more. `long` is a VAE with four times the steps, of which the weights with the best bound on the validation images
+count, and which ends when these are old. `plane-vae` and `plane-dvae` have a code of two entries and are smaller.
+
+The likelihood is the importance-weighted bound with 5,000 samples, on all test images. The file is not shuffled: its
+halves differ by five nats. All in nats per image.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.timing import write_json
+from dvae_lib import (
+    BernoulliNoise,
+    Protocol,
+    SaltAndPepperNoise,
+    TrainingConfig,
+    VariationalAutoencoder,
+    binarized_mnist,
+    denoising_bound,
+    elbo,
+    gaussian_kl,
+    load_checkpoint,
+    mlp_vae,
+    save_checkpoint,
+    train,
+)
+from dvae_lib.runs.files import write_bytes
+from experiments.measures import draw_log_weights, names, of_name, overlaps
+from experiments.runs import RESULTS, command_line, stored
+
+PATH = RESULTS / "mnist.json"
+WORK = Path(__file__).resolve().parent / "work"  # runs that are not finished, and what they came to
+EPOCH = 500  # steps of 100 images
+VALIDATE = 5 * EPOCH
+CONFIG = TrainingConfig(
+    steps=200 * EPOCH,
+    batch_size=100,
+    learning_rate=1e-3,
+    decay=9 / (200 * EPOCH),
+    hidden_size=200,
+    checkpoint_every=VALIDATE,
+)
+LONG = replace(CONFIG, steps=4 * CONFIG.steps, decay=CONFIG.decay / 4)
+PLANE = replace(CONFIG, steps=CONFIG.steps // 2, decay=2 * CONFIG.decay, hidden_size=128)
+PATIENCE = 100 * EPOCH  # steps without a better bound on the validation images, after which the long run ends
+LEVELS = (0.02, 0.05, 0.1)
+CHOSEN: dict[str, float] = {}  # by the bound on the validation images, of one seed each: a test compares
+NOISES: dict[str, type[nn.Module]] = {"flips": BernoulliNoise, "pepper": SaltAndPepperNoise}
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone; `tested` ones get a likelihood on the test images."""
+
+    seeds: int
+    noise: nn.Module | None = None
+    config: TrainingConfig = CONFIG
+    latent_size: int = 50
+    tested: bool = True
+    best: bool = False  # take the weights with the best bound on the validation images, not the last
+
+    def build(self, seed: int) -> VariationalAutoencoder:
+        """Build the network of a run, with its first weights."""
+        torch.manual_seed(seed)
+        return mlp_vae((1, 28, 28), self.latent_size, self.config.hidden_size, self.noise, "tanh")
+
+
+def _denoising(kind: str, level: float) -> Group:
+    chosen = CHOSEN.get(kind) == level
+    return Group(3 if chosen else 1, NOISES[kind](level), tested=chosen)
+
+
+GROUPS = {
+    "vae": Group(3),
+    **{f"{kind}-{level:g}": _denoising(kind, level) for kind in NOISES for level in LEVELS},
+    "plane-vae": Group(1, config=PLANE, latent_size=2),
+    "plane-dvae": Group(1, BernoulliNoise(0.05), PLANE, latent_size=2),
+    "long": Group(1, config=LONG, best=True),
+}
+DRAWS = 10  # of the bounds
+SAMPLES = (1, 50, 500, 5000)  # of the importance-weighted bound
+PART = 500  # images whose likelihoods are stored together
+SETTINGS = {
+    **{
+        f"group {name}": {"noise": repr(group.noise), "latent size": group.latent_size, "config": asdict(group.config)}
+        for name, group in GROUPS.items()
+    },
+    "draws": DRAWS,
+    "samples": SAMPLES,
+    "patience": PATIENCE,
+}
+
+
+@cache
+def images_of(split: str) -> Tensor:
+    """Read a split once in a process."""
+    return binarized_mnist(split)
+
+
+def rough_bound(model: VariationalAutoencoder, images: Tensor) -> float:
+    """Return the mean evidence lower bound of clean images by one draw each; in train mode as well."""
+    torch.manual_seed(0)
+    return float(torch.cat([draw_log_weights(model, some, 1)[0] for some in images.split(1000)]).mean())
+
+
+class Watch:
+    """Write down the bounds of clean images on the way; keep the weights of the best one."""
+
+    def __init__(self, path: Path, model: VariationalAutoencoder, group: Group) -> None:
+        self.path, self.model, self.group = path, model, group
+        self.curve: dict[str, dict[str, float]] = stored(path)["runs"]
+
+    def best(self) -> int:
+        """Return the step with the best bound on the validation images."""
+        return int(max(self.curve, key=lambda step: self.curve[step]["valid"]))
+
+    def __call__(self, done: int, rows: Protocol) -> bool:
+        if done % VALIDATE:
+            return False
+        images = {"train": images_of("train")[:10_000], "valid": images_of("valid")}
+        self.curve[str(done)] = {name: rough_bound(self.model, some) for name, some in images.items()}
+        write_json(self.path, {"runs": self.curve})
+        if self.group.best and self.best() == done:
+            save_checkpoint(self.path.with_suffix(".best.safetensors"), self.model, self.group.config)
+        return self.group.best and done - self.best() >= PATIENCE
+
+
+def trained(name: str) -> tuple[VariationalAutoencoder, Watch]:
+    """Train the network of run `name`, or go on where that was stopped; return it with the bounds on the way."""
+    group, seed = of_name(name, GROUPS)
+    WORK.mkdir(exist_ok=True)
+    path = WORK / f"mnist-{name.replace('/', '-')}"
+    model = group.build(seed)
+    watch = Watch(path.with_name(path.name + ".json"), model, group)
+    config = replace(group.config, seed=seed)
+    checkpoint = path.with_name(path.name + ".safetensors")
+    train(model, images_of("train"), config, device="cpu", progress=False, checkpoint=checkpoint, on_report=watch)
+    if group.best:
+        load_checkpoint(watch.path.with_suffix(".best.safetensors"), model)
+    return model, watch
+
+
+@torch.no_grad()
+def weights_of(model: VariationalAutoencoder, image: Tensor, draws: int) -> Tensor:
+    """Draw ln p(x, z) - ln q(z|x) for one image, (1, 1, 28, 28), in float64: (draws,)."""
+    mean, log_variance = model.encode(image)  # each (1, code)
+    eps = torch.randn(draws, mean.shape[1])
+    codes = mean + torch.exp(0.5 * log_variance) * eps  # (draws, code)
+    logits = model.decode(codes).flatten(1)  # (draws, pixels)
+    pixels = logits @ image.flatten() - functional.softplus(logits).sum(1)
+    # ln p(z) - ln q(z|x): what the normal densities share cancels
+    densities = 0.5 * (eps.square() - codes.square() + log_variance).sum(1)
+    return (pixels + densities).double()
+
+
+def likelihoods(model: VariationalAutoencoder, images: Tensor, path: Path, samples: Sequence[int]) -> np.ndarray:
+    """Return the importance-weighted bounds of each image, (n, len(samples)), all from the same draws.
+
+    Each part of the images is stored at `path` once it is done, and has a seed of its own.
+    """
+    done = np.load(path) if path.exists() else np.empty((0, len(samples)))
+    while len(done) < len(images):
+        torch.manual_seed(len(done))
+        rows = []
+        for image in images[len(done) : len(done) + PART]:
+            draws = torch.cat([weights_of(model, image[None], 500) for _ in range(max(samples) // 500)])
+            rows.append([float((draws.view(-1, k).logsumexp(1) - np.log(k)).mean()) for k in samples])
+        done = np.concatenate([done, np.array(rows)])
+        file = io.BytesIO()
+        np.save(file, done)
+        write_bytes(path, file.getvalue())
+    return done
+
+
+def by_part(values: Tensor) -> dict[str, float]:
+    """Return the mean over all images of a split of 10,000, and over parts of it, which differ."""
+    values, half = values.double(), len(values) // 2
+    parts = {"all": values, "first half": values[:half], "second half": values[half:]}
+    parts |= {"first 1000": values[:1000], "first 1000 of the second half": values[half : half + 1000]}
+    return {name: float(part.mean()) for name, part in parts.items()}
+
+
+def bounds(model: VariationalAutoencoder, split: str) -> dict[str, Any]:
+    """Measure the evidence lower bound of the first 10,000 clean images of a split."""
+    torch.manual_seed(0)
+    images = images_of(split)[:10_000]
+    found = elbo(model, images, DRAWS)
+    divergence = gaussian_kl(*model.encode(images)).double().mean()
+    return {"elbo": by_part(found.value) | {"standard error": found.mean()[1]}, "kl": float(divergence)}
+
+
+@torch.no_grad()
+def measure(name: str) -> dict[str, Any]:
+    """Train run `name` and measure it."""
+    group = of_name(name, GROUPS)[0]
+    with torch.enable_grad():
+        model, watch = trained(name)
+    found: dict[str, Any] = {split: bounds(model, split) for split in ("train", "valid", "test")}
+    found |= {"curve": watch.curve, "best step": watch.best()}
+    test = images_of("test")
+    if group.noise is not None:
+        torch.manual_seed(0)
+        bound = denoising_bound(model, test, DRAWS)
+        found["test"]["denoising 0"] = {"all": bound.mean()[0], "standard error": bound.mean()[1]}
+    found["overlap"] = overlaps(model, test)
+    if group.tested:
+        values = torch.from_numpy(likelihoods(model, test, watch.path.with_suffix(".npy"), SAMPLES))
+        found["test"] |= {f"iwae {k}": by_part(values[:, i]) for i, k in enumerate(SAMPLES)}
+    return found
+
+
+if __name__ == "__main__":
+    command_line(str(__doc__), PATH, SETTINGS, names(GROUPS), measure, minutes=14.0)  # type: ignore[arg-type]
