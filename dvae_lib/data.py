@@ -1,7 +1,7 @@
 """Images to learn from: float32 in {0, 1}, shape (n, 1, height, width).
 
-The chapter "The data" looks at the squares and the rectangles, 24 x 24 and drawn on any device; source: the generator of
-Stutz's article and, for `rectangles`, what its text promises. The chapter "Real digits" takes the binarised MNIST.
+The chapter "The data" looks at the squares and the rectangles, 24 x 24 and drawn on any device; source: the generator
+of Stutz's article and, for `rectangles`, what its text promises. The chapter "Real digits" takes the binarised MNIST.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def likelihoods(model: VariationalAutoencoder, images: Tensor, path: Path, sampl
 def by_part(values: Tensor) -> dict[str, float]:
     """Return the mean over all images of a split of 10,000, and over parts of it, which differ."""
     values, half = values.double(), len(values) // 2
-    parts = {"all": values, "first half": values[:half], "second half": values[half:]}
+    parts = {"all": values, "first half": values[:half], "second half": values[half:], "first 100": values[:100]}
     parts |= {"first 1000": values[:1000], "first 1000 of the second half": values[half : half + 1000]}
     return {name: float(part.mean()) for name, part in parts.items()}
 
