@@ -4,21 +4,30 @@
     python tools/train_weights.py article-vae explorer-p10
 
 The VAE and the DVAE of the article, on its full schedule, take 3 to 20 minutes each on a CPU; the six small models of
-the explorers, which differ in the probability of a flip alone (p10: 0.1), about 2 minutes each. Weights are 16-bit
-floats, NAME.safetensors. Beside each of the article's models stands NAME.protocol.npz, the means of the protocol's
-columns over windows of 50 steps. SHA256SUMS is renewed.
+the explorers, which differ in the probability of a flip alone (p10: 0.1), about 2 minutes each. The other models are
+runs of experiments/, here made again: half a minute each for those of the squares, 3 to 10 minutes for those of the
+digits. Weights are 16-bit floats, NAME.safetensors. Beside each of the article's models stands NAME.protocol.npz, the
+means of the protocol's columns over windows of 50 steps. SHA256SUMS is renewed.
 """
 
 import argparse
 import hashlib
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dvae_lib import BernoulliNoise, TrainingConfig, mlp_vae, save_checkpoint, squares, train
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+from dvae_lib import BernoulliNoise, TrainingConfig, mlp_vae, save_checkpoint, squares, train  # noqa: E402
+from experiments import mnist  # noqa: E402
+from experiments import squares as squares_experiment  # noqa: E402
+from experiments.measures import of_name  # noqa: E402
+
+WEIGHTS = ROOT / "weights"
 ARTICLE = TrainingConfig.article()
 EXPLORER = TrainingConfig(steps=16_000, batch_size=128, learning_rate=2e-3, schedule="cosine", hidden_size=128)
 MODELS = {  # the run, and the probability of a flip
@@ -26,11 +35,25 @@ MODELS = {  # the run, and the probability of a flip
     "article-dvae": (ARTICLE, 0.1),
     **{f"explorer-p{round(100 * p):02d}": (EXPLORER, p) for p in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)},
 }
+RUNS = {  # of the experiments: which, and the run's name there
+    "quick-vae": (squares_experiment, "vae/0"),
+    "quick-dvae": (squares_experiment, "dvae-0.1/0"),
+    "mnist-vae": (mnist, "vae/0"),
+    "mnist-dvae": (mnist, "flips-0.05/0"),
+    "mnist-plane-vae": (mnist, "plane-vae/0"),
+    "mnist-plane-dvae": (mnist, "plane-dvae/0"),
+}
 WINDOW = 50
 
 
 def make(name: str) -> None:
     """Train one model and write its files."""
+    if name in RUNS:
+        experiment, run = RUNS[name]
+        group, seed = of_name(run, experiment.GROUPS)
+        config = replace(group.config, seed=seed)
+        save_checkpoint(WEIGHTS / f"{name}.safetensors", experiment.trained(run)[0], config, dtype=torch.float16)
+        return
     config, p = MODELS[name]
     images = squares(50_000, torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -52,10 +75,10 @@ def write_sums() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(MODELS), metavar="NAME", help=" or ".join(MODELS))
+    parser.add_argument("names", nargs="*", default=[*MODELS, *RUNS], metavar="NAME", help=" or ".join([*MODELS, *RUNS]))
     names = parser.parse_args().names
-    if unknown := set(names) - set(MODELS):
-        parser.error(f"NAME must be one of {', '.join(MODELS)}, got {', '.join(sorted(unknown))}")
+    if unknown := set(names) - {*MODELS, *RUNS}:
+        parser.error(f"NAME must be one of {', '.join([*MODELS, *RUNS])}, got {', '.join(sorted(unknown))}")
     for name in names:
         make(name)
     write_sums()
