@@ -75,10 +75,11 @@ def write_sums() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[*MODELS, *RUNS], metavar="NAME", help=" or ".join([*MODELS, *RUNS]))
+    every = [*MODELS, *RUNS]
+    parser.add_argument("names", nargs="*", default=every, metavar="NAME", help=" or ".join(every))
     names = parser.parse_args().names
-    if unknown := set(names) - {*MODELS, *RUNS}:
-        parser.error(f"NAME must be one of {', '.join([*MODELS, *RUNS])}, got {', '.join(sorted(unknown))}")
+    if unknown := set(names) - set(every):
+        parser.error(f"NAME must be one of {', '.join(every)}, got {', '.join(sorted(unknown))}")
     for name in names:
         make(name)
     write_sums()
