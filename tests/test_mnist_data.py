@@ -5,11 +5,13 @@ import hashlib
 import http.server
 import io
 import os
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from dvae_lib import binarized_mnist, data
 from dvae_lib.runs import downloads
 
+ROOT = Path(__file__).resolve().parent.parent
 PIXELS = 28 * 28
 SIZES = {"train": 5, "valid": 3, "test": 2}
 NAMES = {split: f"binarized_mnist_{split}.amat" for split in SIZES}
@@ -389,6 +392,67 @@ def test_the_checksum_is_that_of_the_standard():
     """The example "abc" of FIPS 180-4."""
     expected = "ba7816bf 8f01cfea 414140de 5dae2223 b00361a3 96177a9c b410ff61 f20015ad"
     assert downloads.sha256(b"abc") == expected.replace(" ", "")
+
+
+# the chapter on them
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "2", "--dist", "loadfile"]], ids=["alone", "xdist"])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_notebook_that_needs_the_digits_is_left_out_where_they_are_not_at_hand(tmp_path, options, there):
+    """As a whole, before it starts a kernel, and the end says why. The variable may name the folder from here."""
+    for name, first in (("needing", "print(binarized_mnist('test'))"), ("plain", "print(1)")):
+        cells = [nbformat.v4.new_code_cell(source) for source in ("x = 2", first, "print(x)")]
+        cells.append(nbformat.v4.new_markdown_cell("`binarized_mnist()` is explained here"))
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    if there:
+        (tmp_path / data.MNIST_PACKED).touch()
+    environment = {**os.environ, "DVAE_DATA": os.path.relpath(tmp_path, ROOT), "PYTHONPATH": str(ROOT / "tools")}
+    options = ["-c", "pyproject.toml", "--rootdir", str(tmp_path), "-p", "conftest", "--nbval-lax", "--tb=no", *options]
+    command = [sys.executable, "-m", "pytest", *options, *map(str, sorted(tmp_path.glob("*.ipynb")))]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    last = done.stdout.splitlines()[-1]
+    summary = done.stdout.partition("short test summary info")[2]
+    if there:  # it is run; it lacks the import, and so its second cell and those after it fail
+        assert "skipped" not in last
+        assert "needing.ipynb::Cell 1" in summary
+    else:
+        assert ("failed" in last, "3 passed, 3 skipped" in last) == (False, True), done.stdout
+        (line,) = [line for line in summary.splitlines() if "needing.ipynb" in line]
+        assert line.startswith("SKIPPED [3] ")
+        for part in ("needs the binarised MNIST", "binarized_mnist('test')", "DVAE_DATA"):
+            assert part in line
+    assert os.listdir(tmp_path).count(data.MNIST_PACKED) == there
+
+
+def test_a_variable_that_names_a_folder_from_here_is_made_absolute():
+    """A notebook's kernel runs elsewhere."""
+    code = "import conftest, os; print(os.environ['DVAE_DATA'])"
+    for name, folder in (("some/folder", ROOT / "some" / "folder"), ("~/data", Path("~/data").expanduser())):
+        environment = {**os.environ, "DVAE_DATA": name}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.stdout == f"{folder}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("packed", "given", "expected"),
+    [(True, None, "shared/data"), (False, None, "not set"), (True, "own", "own"), (True, "", "shared/data")],
+)
+def test_continuous_integration_takes_the_digits_that_lie_beside_the_clone(tmp_path, packed, given, expected):
+    """The head of .ci/run, up to where it installs something."""
+    (tmp_path / "clone" / ".ci").mkdir(parents=True)
+    (tmp_path / "shared" / "data").mkdir(parents=True)
+    if packed:
+        (tmp_path / "shared" / "data" / data.MNIST_PACKED).touch()
+    head, mark, _ = (ROOT / ".ci" / "run").read_text().partition("packages=()\n")
+    assert mark
+    (tmp_path / "clone" / ".ci" / "run").write_text(f'{head}printenv DVAE_DATA || echo "not set"\n')
+    environment = {key: value for key, value in os.environ.items() if key != "DVAE_DATA"}
+    environment |= {} if given is None else {"DVAE_DATA": given}
+    command = ["bash", str(tmp_path / "clone" / ".ci" / "run")]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    expected = str(tmp_path / expected) if "/" in expected else expected
+    assert (done.returncode, done.stdout) == (0, f"{expected}\n"), done.stderr
 
 
 # the true digits
