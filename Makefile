@@ -114,11 +114,16 @@ bench: $(BENCH_READY)
 weights: $(READY)
 	$(BIN)/python tools/train_weights.py
 
-# each says first how long it takes, and goes on where it was stopped
+# all say first how long they take; each goes on where it was stopped
 experiments: $(READY)
+	@$(BIN)/python -m experiments.squares --estimate
+	@$(BIN)/python -m experiments.gaps --estimate
+	@$(BIN)/python -m experiments.rectangles --estimate
+	@$(BIN)/python -m experiments.mnist --estimate
 	$(BIN)/python -m experiments.squares
 	$(BIN)/python -m experiments.gaps
 	$(BIN)/python -m experiments.rectangles
+	$(BIN)/python -m experiments.mnist
 
 clean:
 	rm -rf _build

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 from torch import Tensor
@@ -30,6 +30,13 @@ def check_number(name: str, value: object, low: float, high: float = math.inf) -
         allowed = f"in [{low}, {high}]" if high < math.inf else f"finite and at least {low}"
         raise ValueError(f"{name} must be {allowed}, got {value}")
     return number
+
+
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of the strings `allowed`."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
 
 
 def check_floating(name: str, value: object) -> Tensor:

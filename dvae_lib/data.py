@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dvae_lib._checks import check_integer
+from dvae_lib._checks import check_choice, check_integer
 from dvae_lib.runs.downloads import download, sha256
-from dvae_lib.runs.files import write_bytes
+from dvae_lib.runs.files import remove_leftovers, write_bytes
 
 IMAGE_SIZE = 24  # pixels, height and width
 SQUARE_SIZE = 9  # pixels: the article asks for 8 and draws one more, its ranges being inclusive
@@ -129,45 +128,67 @@ def binarized_mnist(split: str, root: str | os.PathLike[str] | None = None) -> T
         (n, 1, 28, 28), float32, on the CPU.
 
     Raises:
+        TypeError: `root` is not a path.
         ValueError: another split; a file is damaged, or not what it should be: it is not kept.
-        OSError: the digits are not there and cannot be downloaded; the message says which files to put where.
+        OSError: the digits are not there and cannot be downloaded; the message says which files to put where. Or the
+            folder cannot be read, or not be written while it lacks the packed file.
 
     Source: Larochelle and Murray (2011).
     """
-    if split not in MNIST_SHA256:
-        raise ValueError(f"split must be one of {', '.join(MNIST_SHA256)}, got {split!r}")
-    folder = Path(root or os.environ.get("DVAE_DATA") or Path.home() / ".cache" / "dvae_lib").expanduser()
+    check_choice("split", split, MNIST_SHA256)
+    folder = _mnist_folder(root)
     path = folder / MNIST_PACKED
     if not path.exists():
-        packed = {name: _packed_mnist(name, folder) for name in MNIST_SHA256}
-        file = io.BytesIO()
-        np.savez_compressed(file, **packed)  # type: ignore[arg-type]
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        file = io.BytesIO()
+        np.savez_compressed(file, **{name: _packed_mnist(name, folder) for name in MNIST_SHA256})  # type: ignore[arg-type]
         write_bytes(path, file.getvalue())
+    content = path.read_bytes()
     try:
-        with np.load(path) as splits:
-            bits = np.unpackbits(splits[split], axis=1)  # (n, 98) -> (n, 784)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read, remove it to have it made again: {error}") from error
-    if sha256(_mnist_text(bits)) != MNIST_SHA256[split]:
+        bits = np.unpackbits(np.load(io.BytesIO(content))[split], axis=1)  # (n, 98) -> (n, 784)
+        found = sha256(_mnist_text(bits))
+    except Exception as error:  # NumPy, zipfile and zlib have many words for it
+        raise ValueError(f"{path} is damaged, remove it to have it made again: {error!r}") from error
+    if found != MNIST_SHA256[split]:
         raise ValueError(f"{path} does not hold the {split} images, by their sha256; remove it to have it made again")
     return torch.from_numpy(bits).float().view(-1, 1, MNIST_SIZE, MNIST_SIZE)
 
 
+def mnist_is_at_hand(root: str | os.PathLike[str] | None = None) -> bool:
+    """Whether `binarized_mnist` finds the packed file, or the three public ones, and would download nothing."""
+    folder = _mnist_folder(root)
+    return (folder / MNIST_PACKED).exists() or all((folder / _mnist_name(split)).exists() for split in MNIST_SHA256)
+
+
+def _mnist_folder(root: str | os.PathLike[str] | None) -> Path:
+    if root is not None and not isinstance(root, str | os.PathLike):
+        raise TypeError(f"root must be a path or None, got {type(root).__name__} {root!r}")
+    default = os.environ.get("DVAE_DATA") or Path("~", ".cache", "dvae_lib")
+    return Path(default if root is None else root).expanduser()
+
+
+def _mnist_name(split: str) -> str:
+    return f"binarized_mnist_{split}.amat"
+
+
 def _packed_mnist(split: str, folder: Path) -> NDArray[np.uint8]:
     """Return a split of the public files, eight pixels a byte, (n, 98), from the folder or from the network."""
-    name = f"binarized_mnist_{split}.amat"
-    path = folder / name
-    try:
-        text = path.read_bytes() if path.exists() else download(f"{MNIST_ADDRESS}/{name}")
-    except OSError as error:
-        files = ", ".join(f"binarized_mnist_{one}.amat" for one in MNIST_SHA256)
-        raise OSError(
-            f"the binarised MNIST is not in {folder} and cannot be downloaded ({error}); put {files} from "
-            f"{MNIST_ADDRESS}/ there, or set DVAE_DATA to a folder that holds them or {MNIST_PACKED}"
-        ) from error
-    if sha256(text) != MNIST_SHA256[split]:
-        raise ValueError(f"{path if path.exists() else name} has the sha256 {sha256(text)}, not {MNIST_SHA256[split]}")
+    path = folder / _mnist_name(split)
+    if path.exists():
+        source, text = str(path), path.read_bytes()
+    else:
+        source = f"{MNIST_ADDRESS}/{path.name}"
+        try:
+            text = download(source)
+        except OSError as error:
+            raise OSError(
+                f"the binarised MNIST is not in {folder} and cannot be downloaded ({error}); put "
+                f"{', '.join(map(_mnist_name, MNIST_SHA256))} from {MNIST_ADDRESS}/ there, or set DVAE_DATA to a "
+                f"folder that holds them or {MNIST_PACKED}"
+            ) from error
+    if (found := sha256(text)) != MNIST_SHA256[split]:
+        raise ValueError(f"{source} has the sha256 {found}, it must have {MNIST_SHA256[split]}")
     return np.packbits(np.frombuffer(text, np.uint8).reshape(-1, 2 * MNIST_SIZE**2)[:, ::2] - ord("0"), axis=1)
 
 
@@ -175,5 +196,5 @@ def _mnist_text(bits: NDArray[np.uint8]) -> bytes:
     """Return images, (n, 784), as the public files hold them: a line each, of 0s and 1s with a space between."""
     text = np.full((len(bits), 2 * bits.shape[1]), ord(" "), np.uint8)
     text[:, ::2] = bits + ord("0")
-    text[:, -1] = ord("\n")
+    text[:, -1:] = ord("\n")
     return text.tobytes()

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dvae_lib._checks import check_floating, check_image_shape, check_integer
+from dvae_lib._checks import check_choice, check_floating, check_image_shape, check_integer
 from dvae_lib.layers import KullbackLeiblerDivergence, ReparameterizationSampler
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -107,7 +107,7 @@ def mlp_vae(
     noise: nn.Module | None = None,
     activation: str = "relu",
 ) -> VariationalAutoencoder:
-    """Build the article's auto-encoder: two hidden layers of ReLUs in the encoder and two in the decoder.
+    """Build the article's auto-encoder: two hidden layers in the encoder and two in the decoder.
 
     With no arguments it is the article's VAE, 3,993,412 parameters; `noise=BernoulliNoise(0.1)` makes it the
     article's DVAE. Weights and biases start uniform in +-1/sqrt(fan_in), PyTorch's default and Torch7's, drawn
@@ -131,9 +131,7 @@ def mlp_vae(
     shape = tuple(check_integer("image_shape", size) for size in image_shape)
     check_integer("latent_size", latent_size)
     check_integer("hidden_size", hidden_size)
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    layer = ACTIVATIONS[activation]
+    layer = ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
     pixels = math.prod(shape)
     encoder = nn.Sequential(
         nn.Flatten(),  # (n, channels, height, width) -> (n, pixels)

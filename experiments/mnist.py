@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.timing import write_json
+from benchmarks.timing import rounded, write_json
 from dvae_lib import (
     BernoulliNoise,
     Protocol,
@@ -127,6 +127,10 @@ class Watch:
         self.path, self.model, self.group = path, model, group
         self.curve: dict[str, dict[str, float]] = stored(path)["runs"]
 
+    def enough(self) -> bool:
+        """Whether the run has ended because its best weights are old; one that was killed after that asks as well."""
+        return self.group.best and bool(self.curve) and max(map(int, self.curve)) - self.best() >= PATIENCE
+
     def best(self) -> int:
         """Return the step with the best bound on the validation images."""
         return int(max(self.curve, key=lambda step: self.curve[step]["valid"]))
@@ -135,11 +139,12 @@ class Watch:
         if done % VALIDATE:
             return False
         images = {"train": images_of("train")[:10_000], "valid": images_of("valid")}
-        self.curve[str(done)] = {name: rough_bound(self.model, some) for name, some in images.items()}
+        found = {name: rough_bound(self.model, some) for name, some in images.items()}
+        self.curve[str(done)] = rounded(found)  # as a run that goes on from the file has it
         write_json(self.path, {"runs": self.curve})
         if self.group.best and self.best() == done:
             save_checkpoint(self.path.with_suffix(".best.safetensors"), self.model, self.group.config)
-        return self.group.best and done - self.best() >= PATIENCE
+        return self.enough()
 
 
 def trained(name: str) -> tuple[VariationalAutoencoder, Watch]:
@@ -147,11 +152,15 @@ def trained(name: str) -> tuple[VariationalAutoencoder, Watch]:
     group, seed = of_name(name, GROUPS)
     WORK.mkdir(exist_ok=True)
     path = WORK / f"mnist-{name.replace('/', '-')}"
+    checkpoint = path.with_name(path.name + ".safetensors")
+    if not checkpoint.exists():  # a run that begins anew has no past
+        for leftover in WORK.glob(f"{path.name}.*"):
+            leftover.unlink()
     model = group.build(seed)
     watch = Watch(path.with_name(path.name + ".json"), model, group)
     config = replace(group.config, seed=seed)
-    checkpoint = path.with_name(path.name + ".safetensors")
-    train(model, images_of("train"), config, device="cpu", progress=False, checkpoint=checkpoint, on_report=watch)
+    if not watch.enough():
+        train(model, images_of("train"), config, device="cpu", progress=False, checkpoint=checkpoint, on_report=watch)
     if group.best:
         load_checkpoint(watch.path.with_suffix(".best.safetensors"), model)
     return model, watch
@@ -176,11 +185,12 @@ def likelihoods(model: VariationalAutoencoder, images: Tensor, path: Path, sampl
     Each part of the images is stored at `path` once it is done, and has a seed of its own.
     """
     done = np.load(path) if path.exists() else np.empty((0, len(samples)))
+    at_once = min(500, max(samples))
     while len(done) < len(images):
         torch.manual_seed(len(done))
         rows = []
         for image in images[len(done) : len(done) + PART]:
-            draws = torch.cat([weights_of(model, image[None], 500) for _ in range(max(samples) // 500)])
+            draws = torch.cat([weights_of(model, image[None], at_once) for _ in range(max(samples) // at_once)])
             rows.append([float((draws.view(-1, k).logsumexp(1) - np.log(k)).mean()) for k in samples])
         done = np.concatenate([done, np.array(rows)])
         file = io.BytesIO()
@@ -227,4 +237,4 @@ def measure(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command_line(str(__doc__), PATH, SETTINGS, names(GROUPS), measure, minutes=14.0)  # type: ignore[arg-type]
+    command_line(str(__doc__), PATH, SETTINGS, names(GROUPS), measure, minutes=14.0)

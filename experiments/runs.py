@@ -93,9 +93,11 @@ def command_line(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, each with one thread")
     parser.add_argument("--only", nargs="+", metavar="GROUP", help="groups of runs")
+    parser.add_argument("--estimate", action="store_true", help="only say how long it takes")
     options = parser.parse_args()
     chosen = [name for name in names if not options.only or group_and_seed(name)[0] in options.only]
     missing = len(set(chosen) - stored(path)["runs"].keys())
     hours = missing * minutes / 60 / options.processes
     tell(f"{path.stem}: {missing} of {len(chosen)} runs are missing, about {hours:.1f} hours")
-    make(path, settings, chosen, measure, options.processes)
+    if not options.estimate:
+        make(path, settings, chosen, measure, options.processes)

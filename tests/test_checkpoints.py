@@ -23,6 +23,10 @@ def small(noise=None, latent_size=2, hidden_size=8, shape=(1, 6, 6)):
     return mlp_vae(shape, latent_size, hidden_size, noise)
 
 
+def with_tanh():
+    return mlp_vae((1, 6, 6), 2, 8, activation="tanh")
+
+
 def flipping(p=0.1, **sizes):
     return small(BernoulliNoise(p), **sizes)
 
@@ -56,11 +60,12 @@ def saved(path):
     [
         small,
         flipping,
+        with_tanh,
         lambda: small().double(),
         partial(nn.Linear, 3, 2),
         lambda: nn.Sequential(*[nn.Linear(3, 3)] * 2),
     ],
-    ids=["plain", "noise", "float64", "no builder", "shared weights"],
+    ids=["plain", "noise", "tanh", "float64", "no builder", "shared weights"],
 )
 def test_round_trip_is_exact(path, build, training):
     """Into the same parameters: an optimizer that holds them goes on working. The mode stays."""
@@ -156,6 +161,8 @@ def test_safetensors_of_somebody_else(path, metadata, found):
         (small, flipping, r"noise is None in the file and BernoulliNoise\(p=0.1\) here"),
         (flipping, small, r"noise is BernoulliNoise\(p=0.1\) in the file and None here"),
         (partial(nn.Linear, 3, 2), flipping, "builder is None in the file and mlp_vae here"),
+        (small, with_tanh, "activation is None in the file and tanh here"),
+        (with_tanh, small, "activation is tanh in the file and None here"),
         # models put together by hand have no configuration to compare
         (partial(nn.Linear, 5, 2), partial(nn.Linear, 3, 2), r"weight is \[2, 5\] in the file and \[2, 3\] here"),
         (partial(nn.Linear, 3, 2, bias=False), partial(nn.Linear, 3, 2), r"bias is None in .* \[2\] here"),
@@ -273,6 +280,18 @@ def test_every_noise_can_be_shipped(path, monkeypatch, noise):
     save_checkpoint(path, model, CONFIG)
     assert repr(shipped("model").noise) == repr(noise)
     assert same(weights(shipped("model")), weights(model))
+
+
+def test_the_activation_is_shipped_with_the_model(path, monkeypatch):
+    """Files that were made when there were only ReLUs do not speak of it, and neither does a new one of ReLUs."""
+    monkeypatch.setattr(dvae_lib.checkpoints, "_SHIPPED", path.parent)
+    images = torch.rand(3, 1, 6, 6)
+    for build, expected in ((with_tanh, {"activation": "tanh"}), (small, {})):
+        model = build().eval()
+        save_checkpoint(path, model, CONFIG)
+        description = files.read(path)[1]["model"]
+        assert {key: value for key, value in description.items() if key == "activation"} == expected
+        assert all(map(torch.equal, shipped("model").encode(images), model.encode(images)))
 
 
 def test_no_such_shipped_model(path, monkeypatch):

@@ -3,13 +3,29 @@
 import dataclasses
 import json
 import math
+import os
+import re
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.distributions import Bernoulli, Normal
 
-from dvae_lib import BernoulliNoise, all_squares, elbo, gaussian_kl, mlp_vae
+from dvae_lib import (
+    BernoulliNoise,
+    TrainingConfig,
+    all_squares,
+    elbo,
+    exact_log_likelihood,
+    gaussian_kl,
+    importance_weighted_bound,
+    mlp_vae,
+    train,
+)
 from dvae_lib import rectangles as draw_rectangles
-from experiments import gaps, measures, rectangles, runs, squares
+from experiments import gaps, measures, mnist, rectangles, runs, squares
 
 SETTINGS = {"steps": 3, "rate": 0.001}
 
@@ -61,7 +77,7 @@ def test_a_run_of_another_machine_says_so(path, monkeypatch):
     assert content["machines"][1] == {"hardware": {"name": "another"}}
 
 
-EXPERIMENTS = {"squares": squares, "rectangles": rectangles, "gaps": gaps}
+EXPERIMENTS = {"squares": squares, "gaps": gaps, "rectangles": rectangles, "mnist": mnist}
 each_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 
 
@@ -83,9 +99,35 @@ def test_what_is_stored_was_made_by_these_programs(experiment):
     assert all(run["machine"] < len(content["machines"]) for run in content["runs"].values())
 
 
+def test_an_estimate_makes_nothing(path, monkeypatch, capsys):
+    runs.put(path, SETTINGS, "a/0", {})
+    made = []
+    monkeypatch.setattr(runs, "make", lambda *arguments: made.append(arguments))
+
+    def call(*options):
+        monkeypatch.setattr(sys, "argv", ["program", *options])
+        runs.command_line("", path, SETTINGS, ["a/0", "a/1", "a/2", "b/0"], measure, minutes=60.0)
+        return capsys.readouterr().err
+
+    assert call("--estimate", "--processes", "3") == "results: 3 of 4 runs are missing, about 1.0 hours\n"
+    assert made == []
+    assert call("--only", "a") == "results: 2 of 3 runs are missing, about 1.0 hours\n"
+    assert made == [(path, SETTINGS, ["a/0", "a/1", "a/2"], measure, 2)]
+
+
+def test_make_says_how_long_all_of_it_takes_and_then_runs_all_of_it():
+    root = Path(runs.__file__).resolve().parent.parent
+    programs = {path.stem for path in root.glob("experiments/*.py") if "__main__" in path.read_text()}
+    assert programs == EXPERIMENTS.keys()
+    recipe = re.search(r"\nexperiments: .*\n((?:\t.*\n)+)", (root / "Makefile").read_text())[1].splitlines()
+    calls = [re.search(r"-m experiments\.(\w+)(.*)", line).groups() for line in recipe]
+    assert calls == [(name, end) for end in (" --estimate", "") for name in EXPERIMENTS]
+
+
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, digits):
     """Groups that train for three steps."""
+    monkeypatch.setattr(mnist, "VALIDATE", 3)
     for experiment in EXPERIMENTS.values():
         groups = {
             name: group._replace(config=dataclasses.replace(group.config, steps=3, hidden_size=8))
@@ -237,3 +279,259 @@ def test_the_gaps_add_up(name):
     assert found["exact"] - found["family"] - found["amortisation"] == pytest.approx(found["encoder"])
     assert min(found["decoder"], found["family"], found["amortisation"]) >= 0
     assert ("corruption" in found) == (name != "vae")
+
+
+# the binarised MNIST
+
+TINY = TrainingConfig(steps=15, batch_size=10, learning_rate=0.1, hidden_size=8, report_every=1, checkpoint_every=3)
+
+
+@pytest.fixture
+def digits(monkeypatch, tmp_path):
+    """A few images in the place of the digits, and a folder for the runs."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"train": 60, "valid": 24, "test": 12}
+    parts = {split: (torch.rand(n, 1, 28, 28, generator=generator) < 0.2).float() for split, n in sizes.items()}
+    monkeypatch.setattr(mnist, "images_of", parts.__getitem__)
+    monkeypatch.setattr(mnist, "WORK", tmp_path / "work")
+    return parts
+
+
+@pytest.fixture
+def tiny(monkeypatch, digits):
+    """Three groups of runs that look at the validation images every third step and have patience for six."""
+    groups = {"last": {}, "best": {"best": True}, "noisy": {"noise": BernoulliNoise(0.1), "tested": False}}
+    groups = {name: mnist.Group(1, config=TINY, latent_size=3, **changes) for name, changes in groups.items()}
+    for name, value in (("GROUPS", groups), ("VALIDATE", 3), ("PATIENCE", 6), ("SAMPLES", (1, 4)), ("PART", 5)):
+        monkeypatch.setattr(mnist, name, value)
+
+
+def decoder_28(latent_size=2, noise=None):
+    torch.manual_seed(0)
+    return mlp_vae((1, 28, 28), latent_size, 8, noise, "tanh").eval()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["vae", "flips-0.05", "pepper-0.1", "plane-vae", "plane-dvae", "long"])
+def test_each_kind_of_group_is_trained_and_measured_on_the_digits(monkeypatch, name):
+    found = mnist.measure(f"{name}/0")
+    group = mnist.GROUPS[name]
+    assert json.loads(json.dumps(found)) == found
+    assert found["overlap"].keys() == measures.INPUT_NOISE.keys()
+    assert (list(found["curve"]), found["best step"]) == (["3"], 3)
+    assert {"iwae 1", "iwae 4"} & found["test"].keys() == ({"iwae 1", "iwae 4"} if group.tested else set())
+    assert ("denoising 0" in found["test"]) == (group.noise is not None)
+    model = group.build(0)
+    assert [type(model.noise), model.configuration["activation"]] == [type(group.noise), "tanh"]
+    assert model.configuration["latent_size"] == (2 if name.startswith("plane") else 50)
+    assert (name.startswith("pepper")) == ("SaltAndPepper" in repr(model.noise))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_is_measured_is_what_the_library_measures(digits):
+    """The bounds of the trained model, with draws of their own: within five standard errors of both."""
+    found = mnist.measure("noisy/0")
+    model, _ = mnist.trained("noisy/0")
+    for split, images in digits.items():
+        bound = elbo(model, images, 2000)
+        error = 5 * found[split]["elbo"]["standard error"]
+        assert found[split]["elbo"]["all"] == pytest.approx(bound.mean()[0], abs=error)
+        assert found[split]["kl"] == pytest.approx(float(gaussian_kl(*model.encode(images)).mean()), rel=1e-4)
+    assert found["test"]["denoising 0"]["all"] < found["test"]["elbo"]["all"]  # of a model that learned little: below
+
+
+class Killed(BaseException):
+    """What stands in the tests for the end of a process."""
+
+
+def kill_at(monkeypatch, number, after=False):
+    """End the program at the file of this number that it writes, before or after that has its name."""
+    rename, renamed = os.replace, []
+
+    def replace(*paths):
+        renamed.append(paths)
+        if len(renamed) <= number or after:
+            rename(*paths)
+        if len(renamed) > number:
+            raise Killed
+
+    monkeypatch.setattr(os, "replace", replace)
+    return renamed
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("group", ["last", "best"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_run_that_is_killed_wherever_it_writes_ends_as_one_that_is_not(monkeypatch, tmp_path, group, after):
+    with monkeypatch.context() as patched:
+        written = kill_at(patched, 1000)
+        model, watch = mnist.trained(f"{group}/0")
+    weights = model.state_dict()
+    assert len(written) >= 8
+    for number in range(len(written) + 1):  # the last time it is not killed, and called again all the same
+        monkeypatch.setattr(mnist, "WORK", tmp_path / f"work-{number}")
+        with monkeypatch.context() as patched:
+            kill_at(patched, number, after)
+            if number < len(written):
+                with pytest.raises(Killed):
+                    mnist.trained(f"{group}/0")
+            else:
+                mnist.trained(f"{group}/0")
+        again, curve = mnist.trained(f"{group}/0")
+        assert curve.curve == watch.curve
+        assert all(torch.equal(again.state_dict()[key], weights[key]) for key in weights)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_long_run_has_the_weights_of_its_best_step_and_ends_when_they_are_old(digits):
+    """Against a run that is stopped there; the other runs go to their end and have their last weights."""
+    model, watch = mnist.trained("best/0")
+    best = watch.best()
+    assert list(watch.curve) == [str(step) for step in range(3, best + 7, 3)]
+    assert 3 < best < TINY.steps - 6  # or this test would say little
+    assert best == max(range(3, best + 7, 3), key=lambda step: watch.curve[str(step)]["valid"])
+    other, whole = mnist.trained("last/0")
+    assert list(whole.curve) == ["3", "6", "9", "12", "15"]
+    for found, steps in ((model, best), (other, TINY.steps)):
+        expected = mnist.GROUPS["best"].build(0)
+        train(
+            expected,
+            digits["train"],
+            TINY,
+            device="cpu",
+            progress=False,
+            on_report=lambda done, _: done == steps,  # noqa: B023
+        )
+        assert all(torch.equal(found.state_dict()[key], value) for key, value in expected.state_dict().items())
+        assert whole.curve[str(steps)]["valid"] == pytest.approx(mnist.rough_bound(expected, digits["valid"]), rel=1e-5)
+        assert whole.curve[str(steps)]["train"] == pytest.approx(mnist.rough_bound(expected, digits["train"]), rel=1e-5)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_that_begins_anew_takes_nothing_from_an_earlier_one():
+    _, watch = mnist.trained("last/0")
+    for name in ("mnist-last-0.json", "mnist-last-1.json"):
+        runs.write_json(mnist.WORK / name, {"runs": {"3000": {"train": 0.0, "valid": 0.0}}})
+    (mnist.WORK / "mnist-last-0.npy").touch()
+    (mnist.WORK / "mnist-last-0.safetensors").unlink()
+    assert mnist.trained("last/0")[1].curve == watch.curve
+    assert not (mnist.WORK / "mnist-last-0.npy").exists()
+    assert (mnist.WORK / "mnist-last-1.json").exists()
+
+
+def test_the_rough_bound_is_the_elbo_with_and_without_noise_in_training(digits):
+    model, images = decoder_28(3, BernoulliNoise(0.3)), digits["test"]
+    found = mnist.rough_bound(model, images.repeat(400, 1, 1, 1))
+    exact, error = elbo(model, images, 4000).mean()
+    assert found == pytest.approx(exact, abs=5 * error * 11**0.5)  # of 400 draws, and of 4000
+    assert mnist.rough_bound(model.train(), images) == mnist.rough_bound(model.eval(), images)
+
+
+def test_the_weights_are_those_of_the_densities(digits):
+    """From the same draws, with the densities of PyTorch."""
+    model, image = decoder_28(3), digits["test"][:1]
+    torch.manual_seed(5)
+    found = mnist.weights_of(model, image, 40)
+    torch.manual_seed(5)
+    mean, log_variance = model.encode(image)
+    posterior = Normal(mean, torch.exp(log_variance / 2))
+    codes = posterior.mean + posterior.stddev * torch.randn(40, 3)
+    pixels = Bernoulli(logits=model.decode(codes)).log_prob(image).flatten(1).sum(1)
+    expected = pixels + (Normal(0.0, 1.0).log_prob(codes) - posterior.log_prob(codes)).sum(1)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected.double(), atol=1e-3, rtol=0)
+
+
+def test_the_likelihoods_are_the_importance_weighted_bounds_of_the_library(digits, tmp_path):
+    """With 500 times the draws: each image within five standard errors, for a decoder whose weights vary."""
+    model, images = decoder_28(3), digits["test"][:4]
+    model.decoder[0].weight.data *= 4
+    model.decoder[4].weight.data *= 4
+    found = mnist.likelihoods(model, images, tmp_path / "some.npy", (1, 4, 2000))
+    assert found.shape == (4, 3)
+    for column, samples in ((0, 1), (1, 4)):
+        draws = importance_weighted_bound(model, images.repeat(500, 1, 1, 1), samples).value.view(500, 4).double()
+        error = draws.std(0) * (1 / 500 + samples / 2000) ** 0.5
+        assert (error > 1e-3).all()
+        assert ((torch.from_numpy(found[:, column]) - draws.mean(0)).abs() < 5 * error).all()
+    assert (np.diff(found) > 0).all()
+
+
+def test_the_likelihoods_reach_the_exact_one(digits, tmp_path):
+    model, images = decoder_28(2), digits["test"][:4]
+    found = mnist.likelihoods(model, images, tmp_path / "some.npy", (2000,))[:, 0]
+    exact = exact_log_likelihood(model, images).value
+    for value, image, truth in zip(found, images, exact, strict=True):
+        weights = (mnist.weights_of(model, image[None], 2000) - truth).exp()
+        assert value == pytest.approx(float(truth), abs=5 * float(weights.std()) / 2000**0.5 + 1e-3)
+
+
+def test_the_likelihoods_of_a_model_in_closed_form(digits, tmp_path):
+    """A decoder that ignores the code, a posterior that is the prior: each draw is ln p(x), exactly."""
+    model, images = decoder_28(3), digits["test"]
+    for layer in (model.decoder[4], model.encoder[-1].mean, model.encoder[-1].log_variance):
+        torch.nn.init.zeros_(layer.weight)
+    for layer in (model.encoder[-1].mean, model.encoder[-1].log_variance):
+        torch.nn.init.zeros_(layer.bias)
+    exact = Bernoulli(logits=model.decoder[4].bias.double()).log_prob(images.flatten(1).double()).sum(1)
+    found = mnist.likelihoods(model, images, tmp_path / "some.npy", (1, 4, 8))
+    np.testing.assert_allclose(found, np.repeat(exact.detach().numpy()[:, None], 3, 1), atol=1e-3)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("after", [False, True])
+def test_likelihoods_that_are_killed_go_on_with_the_same_draws(digits, monkeypatch, tmp_path, after):
+    """Twelve images in parts of five."""
+    model = decoder_28(3)
+    whole = mnist.likelihoods(model, digits["test"], tmp_path / "whole.npy", (1, 4))
+    assert len({*whole[:, 0]}) == len(whole) == 12
+    for number in range(3):
+        path = tmp_path / f"{number}.npy"
+        with monkeypatch.context() as patched:
+            kill_at(patched, number, after)
+            with pytest.raises(Killed):
+                mnist.likelihoods(model, digits["test"], path, (1, 4))
+        assert (len(np.load(path)) if path.exists() else 0) == min(12, 5 * (number + after))
+        np.testing.assert_array_equal(mnist.likelihoods(model, digits["test"], path, (1, 4)), whole)
+    with monkeypatch.context() as patched:  # what is done is not made again
+        patched.setattr(mnist, "weights_of", None)
+        np.testing.assert_array_equal(mnist.likelihoods(model, digits["test"], path, (1, 4)), whole)
+
+
+def test_parts_of_a_split_by_hand():
+    found = mnist.by_part(torch.arange(10_000.0))
+    halves = {"all": 4999.5, "first half": 2499.5, "second half": 7499.5}
+    assert found == halves | {"first 100": 49.5, "first 1000": 499.5, "first 1000 of the second half": 5499.5}
+
+
+def check_choice(stored, chosen, groups):
+    """Compare CHOSEN with what is stored, once all levels of a kind are; the runs that count have a likelihood."""
+    for kind in mnist.NOISES:
+        levels = {level: stored.get(f"{kind}-{level:g}/0") for level in mnist.LEVELS}
+        if all(levels.values()):
+            assert chosen[kind] == max(levels, key=lambda level: levels[level]["valid"]["elbo"]["all"]), kind
+    for name, run in stored.items():
+        if measures.of_name(name, groups)[0].tested:
+            assert "iwae 5000" in run["test"], f"{name} has no likelihood: take it out of the results, to make it again"
+
+
+def test_the_chosen_levels_are_those_with_the_best_bound_on_the_validation_images():
+    check_choice(runs.stored(mnist.PATH)["runs"], mnist.CHOSEN, mnist.GROUPS)
+    assert mnist.CHOSEN.items() <= {(kind, level) for kind in mnist.NOISES for level in mnist.LEVELS}
+
+
+def test_the_chosen_levels_on_made_up_results(monkeypatch):
+    bounds = {"flips-0.02/0": -100.0, "flips-0.05/0": -99.0, "flips-0.1/0": -101.0, "pepper-0.02/0": -90.0}
+    stored = {name: {"valid": {"elbo": {"all": bound}}, "test": {}} for name, bound in bounds.items()}
+    monkeypatch.setattr(mnist, "CHOSEN", {"flips": 0.05})
+    untested = {name: group._replace(tested=False) for name, group in mnist.GROUPS.items()}
+    check_choice(stored, {"flips": 0.05}, untested)
+    for wrong in ({"flips": 0.02}, {"pepper": 0.02}):
+        with pytest.raises((AssertionError, KeyError), match="flips"):
+            check_choice(stored, wrong, untested)
+    groups = untested | {"flips-0.05": mnist._denoising("flips", 0.05)}
+    assert (groups["flips-0.05"].seeds, mnist._denoising("flips", 0.02).seeds) == (3, 1)
+    with pytest.raises(AssertionError, match=r"flips-0\.05/0 has no likelihood"):
+        check_choice(stored, {"flips": 0.05}, groups)
+    stored["flips-0.05/0"]["test"]["iwae 5000"] = {}
+    check_choice(stored, {"flips": 0.05}, groups)

@@ -24,15 +24,18 @@ def some_images(n=5):
     return torch.rand(n, 1, 6, 6).round()
 
 
-def test_layers_of_the_article():
-    """A ReLU follows every hidden layer, and nothing the outputs."""
-    model = mlp_vae()
+@pytest.mark.parametrize(
+    ("asked", "layer"), [({}, nn.ReLU), ({"activation": "relu"}, nn.ReLU), ({"activation": "tanh"}, nn.Tanh)]
+)
+def test_layers_of_the_article(asked, layer):
+    """A ReLU, or what was asked for, follows every hidden layer, and nothing the outputs."""
+    model = mlp_vae(**asked)
     sizes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, nn.Linear)]
     encoder = [(576, 1152), (1152, 1152), (1152, 2), (1152, 2)]
     assert sizes == [*encoder, (2, 1152), (1152, 1152), (1152, 576)]
     assert sum(parameter.numel() for parameter in model.parameters()) == 3_993_412
     kinds = [[type(layer) for layer in part] for part in (model.encoder, model.decoder)]
-    hidden = [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU]
+    hidden = [nn.Linear, layer, nn.Linear, layer]
     assert kinds == [[nn.Flatten, *hidden, GaussianHeads], [*hidden, nn.Linear, nn.Unflatten]]
 
 
@@ -44,6 +47,18 @@ def test_every_size_can_be_chosen_and_is_kept_in_the_configuration():
     assert sum(parameter.numel() for parameter in model.parameters()) == encoder + decoder
     sizes = {"image_shape": [3, 4, 5], "latent_size": 6, "hidden_size": 7}
     assert model.configuration == {"builder": "mlp_vae", **sizes}
+    assert mlp_vae((3, 4, 5), 6, 7, activation="relu").configuration == model.configuration
+    assert mlp_vae((3, 4, 5), 6, 7, activation="tanh").configuration == {**model.configuration, "activation": "tanh"}
+
+
+def test_the_activation_is_not_drawn():
+    """The same seed gives the same first weights."""
+    states = []
+    for activation in ("relu", "tanh"):
+        torch.manual_seed(3)
+        states.append(mlp_vae((1, 6, 6), hidden_size=8, activation=activation).state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(map(torch.equal, states[0].values(), states[1].values()))
 
 
 def test_weights_start_uniform():
@@ -159,6 +174,8 @@ def test_images_and_codes_that_do_not_fit(model, method, argument, error, messag
         ({"image_shape": (1, 0, 24)}, ValueError, "image_shape must be at least 1, got 0"),
         ({"latent_size": 0}, ValueError, "latent_size must be at least 1, got 0"),
         ({"hidden_size": True}, TypeError, "hidden_size must be an integer, got bool True"),
+        ({"activation": "sigmoid"}, ValueError, "activation must be one of relu, tanh, got 'sigmoid'"),
+        ({"activation": ["tanh"]}, ValueError, r"activation must be one of relu, tanh, got \['tanh'\]"),
     ],
 )
 def test_builder_arguments_that_do_not_fit(arguments, error, message):

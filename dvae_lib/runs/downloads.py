@@ -10,14 +10,18 @@ import urllib.request
 
 from tqdm import tqdm
 
+from dvae_lib.runs.reports import bars_are_off
+
 ATTEMPTS = 4
 WAIT = 1.0  # seconds before the second attempt, twice as many before each further one
 TIMEOUT = 30.0  # seconds without an answer
 PIECE = 1 << 16  # bytes
 
 
-def download(address: str, progress: bool = True) -> bytes:
+def download(address: str) -> bytes:
     """Return what is at `address`; where that fails for want of a connection or of a server, try again.
+
+    On a terminal a bar shows the progress, unless the environment variable TQDM_DISABLE is set.
 
     Raises:
         OSError: it is not there, or none of the attempts got all of it.
@@ -26,14 +30,15 @@ def download(address: str, progress: bool = True) -> bytes:
         if attempt:
             time.sleep(WAIT * 2 ** (attempt - 1))
         try:
-            return _read(address, progress)
+            return _read(address)
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code < 500 and error.code not in (403, 408, 429):  # it will not come by asking again
-                raise
+                raise OSError(f"{address}: {error}") from error
             last: Exception = error
         except (OSError, http.client.HTTPException) as error:
             last = error
-    raise OSError(f"{address}: {ATTEMPTS} attempts failed, the last with: {last}") from last
+    raise OSError(f"{address}: {ATTEMPTS} attempts failed, the last with: {last!r}") from last
 
 
 def sha256(content: bytes) -> str:
@@ -41,16 +46,20 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read(address: str, progress: bool) -> bytes:
+def _read(address: str) -> bytes:
+    """Return what one request brings.
+
+    Raises:
+        OSError, http.client.HTTPException: no answer, one that says no, or fewer bytes than it promised.
+    """
     with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
-        size = int(answer.headers.get("Content-Length", 0))
+        size = answer.length  # in bytes, None if the server does not say
         name = address.rsplit("/", 1)[-1]
         content = bytearray()
-        bar = tqdm(total=size or None, unit="B", unit_scale=True, desc=name, disable=None if progress else True)
-        with bar:
+        with tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=bars_are_off() or None) as bar:
             while piece := answer.read(PIECE):
                 content += piece
                 bar.update(len(piece))
-    if size and len(content) != size:
+    if size is not None and len(content) != size:
         raise OSError(f"{len(content)} of {size} bytes came")
     return bytes(content)

@@ -18,11 +18,15 @@ from tqdm.auto import tqdm
 Listener = Callable[[int, Any], object]
 
 
+def bars_are_off() -> bool:
+    """Whether the environment variable TQDM_DISABLE is set by now: tqdm reads it when it is imported, if at all."""
+    return os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+
+
 @contextlib.contextmanager
 def progress_bar(description: str, steps: int, batch_size: int, done: int, shown: bool) -> Iterator[Listener]:
     """Show images and losses on stderr, unless the environment variable TQDM_DISABLE is set."""
-    # tqdm's notebook bar overlooks TQDM_DISABLE, its plain bar does not
-    disable = not shown or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    disable = not shown or bars_are_off()
     total, initial = steps * batch_size, done * batch_size
     bar = tqdm(desc=description, total=total, initial=initial, unit=" images", unit_scale=True, disable=disable)
     reached = done
