@@ -156,17 +156,18 @@ def rewrite(path: Path, change: Callable[[str], str]) -> None:
         path.write_text(content)
 
 
-def table(found: Iterable[Entry]) -> str:
-    """Return the list of the numbers as a page: one table a chapter."""
+def listing(found: Iterable[Entry]) -> str:
+    """Return the list of the numbers as a page: a heading for each chapter, a table for each of its sections."""
     parts = [HEAD]
-    for path, group in itertools.groupby(found, lambda entry: entry.page):
-        rows = ["| Number | Section | File | Runs | Value | Statistic |", "|--:|---|---|---|---|---|"]
-        for entry in group:
-            printed = re.sub(SEPARATOR, ",", entry.printed).replace("-", MINUS)
-            section = entry.section.replace("|", "\\|")
-            cells = [f"`{part.strip()}`" for part in entry.reference.split("|")]
-            rows.append(f"| {printed} | [{section}]({path.stem}) | {' | '.join(cells)} |")
-        parts.append(f"## {entry.title}\n\n" + "\n".join(rows) + "\n")
+    for (path, title), chapter in itertools.groupby(found, lambda entry: (entry.page, entry.title)):
+        parts.append(f"## {title}\n")
+        for section, group in itertools.groupby(chapter, lambda entry: entry.section):
+            rows = ["| Number | File | Runs | Value | Statistic |", "|--:|---|---|---|---|"]
+            for entry in group:
+                printed = re.sub(SEPARATOR, ",", entry.printed).replace("-", MINUS)
+                source = " | ".join(f"`{part.strip()}`" for part in entry.reference.split("|"))
+                rows.append(f"| {printed} | {source} |")
+            parts.append(f"In [{section}]({path.stem}):\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 
@@ -180,7 +181,7 @@ def main(arguments: list[str]) -> int:
     if update:
         for path in page_files():
             rewrite(path, updated)
-    LEDGER.write_text(table(entries()))
+    LEDGER.write_text(listing(entries()))
     return int(bool(wrong) and not update)
 
 
