@@ -117,6 +117,7 @@ weights: $(READY)
 # each says first how long it takes, and goes on where it was stopped
 experiments: $(READY)
 	$(BIN)/python -m experiments.squares
+	$(BIN)/python -m experiments.strip
 	$(BIN)/python -m experiments.gaps
 	$(BIN)/python -m experiments.rectangles
 
