@@ -19,7 +19,7 @@ READY := $(VENV)/.ready
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 
-.PHONY: help book links test browser test-gpu refresh serve lint weights bench experiments clean
+.PHONY: help book links test browser test-gpu refresh ledger serve lint weights bench experiments clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make test-gpu run the tests that need a GPU, and every notebook on it"
 	@echo "make serve    build the book and open it on http://127.0.0.1:$(PORT)"
 	@echo "make refresh  run every notebook and store its outputs (NOTEBOOKS='book/noise.ipynb ...' for some)"
+	@echo "make ledger   renew the numbers of the text that come from experiments/results, and the list of them all"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    time the training step beside a plain loop, pythae and Pyro (options: BENCH='--rounds 3 ...')"
 	@echo "make weights  train the shipped weights again (20 to 60 minutes on a CPU)"
@@ -88,6 +89,10 @@ serve: book
 
 refresh: $(READY)
 	$(BIN)/python tools/refresh.py $(NOTEBOOKS)
+
+# after an experiment; what it changes is to be read, since a sentence may no longer be true
+ledger: $(READY)
+	$(BIN)/python tools/ledger.py --update
 
 # the front end's part needs npm; in CI it must run
 lint: $(READY)

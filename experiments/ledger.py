@@ -127,7 +127,10 @@ def lookup(reference: str) -> float:
     if kind == "above":
         return folds(file, group, path, float(argument))[0]
     if kind == "seed":
-        return _by_seed(file, group, path)[int(argument)]
+        found = _by_seed(file, group, path)
+        if int(argument) not in found:
+            raise KeyError(f"{file} has no run {group}/{argument}")
+        return found[int(argument)]
     if statistic not in STATISTICS:
         raise ValueError(f"{reference!r}: there is no statistic {statistic!r}")
     return float(STATISTICS[statistic](values(file, group, path)))
