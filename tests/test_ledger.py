@@ -35,7 +35,8 @@ def page(tmp_path, made_up):
 
     def write(text, suffix=".md"):
         path = tmp_path / f"chapter{suffix}"
-        cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("'7' + '<!-- of code -->'")]
+        cells = [nbformat.v4.new_markdown_cell(part) for part in text.split("\n***\n")]
+        cells.insert(1, nbformat.v4.new_code_cell("'7' + '<!-- of code -->'"))
         path.write_text(text if suffix == ".md" else nbformat.writes(nbformat.v4.new_notebook(cells=cells)) + "\n")
         return path
 
@@ -183,6 +184,7 @@ def test_what_is_no_part_of_the_number(before, found):
         (f"3 nats{CLAIM}", "no number stands directly before"),
         (f"3{CLAIM}{CLAIM}", "no number stands directly before"),
         (f"$10^{{-3}}$ {CLAIM}", "no number stands directly before"),
+        (f"$10^3${CLAIM}", "no number stands directly before"),
         (f"a line's end, 3\n{CLAIM}", "no number stands directly before"),  # Markdown would end the paragraph there
         (f"| a | 3{CLAIM} |", "in a table the bars"),
         ("3<!-- to do -->", "not of the form"),
@@ -198,12 +200,16 @@ def test_a_malformed_comment_is_an_error_that_names_the_page(page, text, message
 TEXT = f"""(chapter-x)=
 # A title
 
-Of 3{CLAIM} and **{ledger.MINUS}2.0 %**<!-- results.json | vae | score/5 % |
+Of 3{CLAIM} and **-2.0 %**<!-- results.json | vae | score/5 % |
 minus 100 x mean -->.
+
+***
+The cell after holds 6<!-- results.json | vae | score/5 % | most -->.
 
 ## A section
 
-| $2{{,}}500.1$<!-- results.json \\| single \\| score/5 % \\| minus mean --> |
+***
+| $2{{,}}500.2$<!-- results.json \\| single \\| score/5 % \\| minus mean --> |
 """
 
 
@@ -213,12 +219,14 @@ def test_a_page_is_read_renewed_and_listed(page, suffix):
     found = ledger.entries([path])
     assert [(one.section, one.printed, one.agrees()) for one in found] == [
         ("A title", "3", True),
-        ("A title", f"{ledger.MINUS}2.0", False),
-        ("A section", "2{,}500.1", True),
+        ("A title", "-2.0", False),
+        ("A title", "6", True),
+        ("A section", "2{,}500.2", False),
     ]
     ledger.rewrite(path, ledger.updated)
     renewed = path.read_text()
-    assert ledger.sources(path) == [TEXT.replace("2.0 %", "300.0 %")]
+    expected = TEXT.replace("2.0 %", "300.0 %").replace("500.2", "500.1")
+    assert "\n***\n".join(ledger.sources(path)) == expected
     assert all(one.agrees() for one in ledger.entries([path]))
     ledger.rewrite(path, ledger.updated)
     assert path.read_text() == renewed
@@ -228,6 +236,7 @@ def test_a_page_is_read_renewed_and_listed(page, suffix):
         "In [A title](chapter):",
         "| 3 | `results.json` | `vae` | `score/5 %` | `mean` |",
         f"| {ledger.MINUS}300.0 | `results.json` | `vae` | `score/5 %` | `minus 100 x mean` |",
+        "| 6 | `results.json` | `vae` | `score/5 %` | `most` |",
         "In [A section](chapter):",
         "| 2,500.1 | `results.json` | `single` | `score/5 %` | `minus mean` |",
     ]

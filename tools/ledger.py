@@ -86,9 +86,8 @@ def references(text: str) -> Iterator[tuple[re.Match[str], str, float]]:
     Raises:
         ValueError: a comment is no reference, or no number stands before it.
     """
-    end = 0
     for comment in COMMENT.finditer(text):
-        found, reference = NUMBER.search(text, end, comment.start()), " ".join(comment[1].split())
+        found, reference = NUMBER.search(text, 0, comment.start()), " ".join(comment[1].split())
         if found is None:
             raise ValueError(f"no number stands directly before <!-- {reference} -->")
         row = text[text.rfind("\n", 0, comment.start()) + 1 :].lstrip().startswith("|")
@@ -98,7 +97,6 @@ def references(text: str) -> Iterator[tuple[re.Match[str], str, float]]:
             yield found, reference.replace("\\|", "|"), lookup(reference)
         except KeyError as error:
             raise ValueError(f"<!-- {reference} -->: {error.args[0]}") from None
-        end = comment.end()
 
 
 def sources(path: Path) -> list[str]:
