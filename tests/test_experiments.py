@@ -17,6 +17,7 @@ from dvae_lib import (
     BernoulliNoise,
     TrainingConfig,
     all_squares,
+    best_square_iou,
     denoising_bound,
     elbo,
     exact_log_likelihood,
@@ -26,7 +27,7 @@ from dvae_lib import (
     train,
 )
 from dvae_lib import rectangles as draw_rectangles
-from experiments import gaps, measures, mnist, rectangles, runs, squares
+from experiments import gaps, measures, mnist, rectangles, runs, squares, strip
 
 SETTINGS = {"steps": 3, "rate": 0.001}
 
@@ -540,3 +541,42 @@ def test_the_chosen_levels_on_made_up_results(monkeypatch):
         check_choice(stored, {"flips": 0.05}, groups)
     stored["flips-0.05/0"]["test"]["iwae 5000"] = {}
     check_choice(stored, {"flips": 0.05}, groups)
+
+
+# how a fold arises
+
+
+@pytest.mark.usefixtures("small")
+def test_a_strip_shows_the_training_of_the_run_that_it_names(monkeypatch):
+    monkeypatch.setattr(strip, "STEPS", (1, 3))
+    group = squares.GROUPS["vae"]
+    group = group._replace(config=dataclasses.replace(group.config, report_every=1))
+    first, last = strip.watched(group, 1)
+    model = squares.trained("vae/1")[0]
+    assert np.array_equal(last["means"].reshape(256, 2), model.encode(all_squares())[0].detach())
+    assert last["bad"] == squares.samples_from_the_prior(model)["below 0.7"]
+    assert last["overlap"].shape == (strip.SIDE, strip.SIDE)
+    centre = best_square_iou(model.decode(torch.zeros(1, 2)).sigmoid())
+    assert last["overlap"][strip.SIDE // 2, strip.SIDE // 2] == pytest.approx(100 * centre.item(), abs=0.5)
+    assert not np.array_equal(first["means"], last["means"])
+
+
+def test_a_strip_is_of_the_first_seed_that_folds_and_the_first_that_does_not():
+    shares = {"vae/0": 0.0, "vae/10": 0.3, "vae/2": 0.01, "vae/3": 0.02, "dvae-0.1/1": 0.5}
+    assert strip.chosen({name: {"prior": {"below 0.7": share}} for name, share in shares.items()}) == (3, 0)
+
+
+def test_the_stored_strip_was_made_by_this_program_and_is_small():
+    assert strip.PATH.stat().st_size < 300_000
+    content = np.load(strip.PATH)
+    settings = json.loads(str(content["settings"]))
+    assert settings["config"] == json.loads(json.dumps(squares.SETTINGS["group vae"]))
+    assert settings["map"] == [strip.SIDE, strip.LIMIT]
+    assert tuple(content["steps"]) == strip.STEPS
+    assert tuple(content["seeds"]) == strip.chosen(runs.stored(squares.PATH)["runs"])
+
+
+def test_a_strip_that_is_written_is_whole(path):
+    strip.write(path, {"bad": np.ones(2)})
+    assert np.load(path)["bad"].tolist() == [1, 1]
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
