@@ -27,7 +27,7 @@ from experiments.measures import group_settings, names, of_name
 from experiments.runs import RESULTS, command_line
 
 PATH = RESULTS / "gaps.json"
-GROUPS = {name: squares.GROUPS[name]._replace(seeds=10) for name in ("vae", "dvae-0.05", "dvae-0.1", "dvae-0.2")}
+GROUPS = {name: squares.GROUPS[name]._replace(seeds=10) for name in ("vae", "dvae-0.1")}
 NODES, FINE_NODES = 6, 40  # of Gauss-Hermite quadrature along each axis: while searching, and of what is reported
 STEPS = 150  # of the search
 CORRUPTIONS, DRAWS = 256, 8  # of each image; of a code for each corruption

@@ -14,7 +14,8 @@ parts separated by slashes, and STATISTIC makes one number of them, over the see
     seed N                           the value of one seed
     fisher above X                   Fisher's p-value for the counts `above X` of two groups; GROUP is `a & b`
 
-GROUP `a - b` stands for the differences of two groups, over the seeds that both have. A statistic may begin with
+GROUP `a - b` stands for the differences of two groups, over the seeds that both have, and PATH `a - b` for those of two
+numbers of each run. A statistic may begin with
 `minus` or, for a percentage, with `100 x`: `100 x mean`, `minus low`, `minus 100 x mean`. In a table each bar needs a
 backslash before it.
 """
@@ -64,6 +65,9 @@ def _by_seed(file: str, group: str, path: str) -> dict[int, float]:
     if " - " in group:
         first, second = (_by_seed(file, part, path) for part in group.split(" - "))
         return {seed: value - second[seed] for seed, value in first.items() if seed in second}
+    if " - " in path:
+        first, second = (_by_seed(file, group, part) for part in path.split(" - "))
+        return {seed: value - second[seed] for seed, value in first.items()}
     found = {}
     for seed, run in runs_of(file, group).items():
         value: Any = run

@@ -24,7 +24,8 @@ def made_up(tmp_path, monkeypatch):
     """A results file with the values 1, 2, 6 of seeds 2, 10, 11 and others beside them."""
     scores = {"vae": {11: 6.0, 2: 1.0, 10: 2.0}, "dvae-0.1": {2: 0.5, 3: 9.0, 10: 4.0}, "single": {0: -2500.125}}
     scores |= {"five": dict(enumerate([1] * 5 + [0] * 10)), "two": dict(enumerate([1] * 2 + [0] * 13))}
-    runs = {f"{group}/{seed}": {"score": {"5 %": s}} for group, found in scores.items() for seed, s in found.items()}
+    by_name = {f"{group}/{seed}": score for group, found in scores.items() for seed, score in found.items()}
+    runs = {name: {"score": {"5 %": score, "root": abs(score) ** 0.5}} for name, score in by_name.items()}
     (tmp_path / "results.json").write_text(json.dumps({"settings": {}, "machines": [], "runs": runs}))
     monkeypatch.setattr(results, "RESULTS", tmp_path)
 
@@ -98,6 +99,14 @@ HALF = 4.302653 * math.sqrt(7) / math.sqrt(3)
 )
 def test_statistics_by_hand(group, statistic, expected):
     assert results.lookup(f"results.json | {group} | score/5 % | {statistic}") == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_differences_of_two_numbers_of_a_run():
+    found = results.values("results.json", "vae", "score/5 % - score/root")
+    np.testing.assert_allclose(found, [1 - 1, 2 - 2**0.5, 6 - 6**0.5])
+    of_both = results.values("results.json", "vae - dvae-0.1", "score/5 % - score/root")
+    np.testing.assert_allclose(of_both, [(1 - 1) - (0.5 - 0.5**0.5), (2 - 2**0.5) - (4 - 2)])
 
 
 @pytest.mark.usefixtures("made_up")
