@@ -35,11 +35,11 @@ IMAGES, TEST_IMAGES = 10_000, 1_000
 LATENT_SIZE = 4
 LONG = replace(QUICK, steps=12_000)
 GROUPS = {
-    "vae": Group(10, 0.0, LONG, latent_size=LATENT_SIZE),
-    "dvae-0.05": Group(10, 0.05, LONG, latent_size=LATENT_SIZE),
-    "dvae-0.1": Group(10, 0.1, LONG, latent_size=LATENT_SIZE),
-    "dvae-0.2": Group(10, 0.2, LONG, latent_size=LATENT_SIZE),
-    "dae-0.1": Group(10, 0.1, LONG, variational=False, latent_size=LATENT_SIZE),
+    "vae": Group(5, 0.0, LONG, latent_size=LATENT_SIZE),
+    "dvae-0.05": Group(5, 0.05, LONG, latent_size=LATENT_SIZE),
+    "dvae-0.1": Group(5, 0.1, LONG, latent_size=LATENT_SIZE),
+    "dvae-0.2": Group(5, 0.2, LONG, latent_size=LATENT_SIZE),
+    "dae-0.1": Group(5, 0.1, LONG, variational=False, latent_size=LATENT_SIZE),
 }
 DRAWS = 100  # of the bound
 PRIOR_SAMPLES = 10_000
