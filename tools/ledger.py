@@ -46,8 +46,8 @@ compares it with what is printed. Here they are all, chapter by chapter.
 
 `low` and `high` are the ends of the $95\\,\\%$ $t$-interval of the mean over the seeds, `half` is half its width;
 `above` counts the runs whose value exceeds a limit, and `fisher` is the two-sided $p$-value of Fisher's exact test for
-two such counts. A group `a - b` is the difference of two groups, seed by seed, and a path `a - b` that of two numbers of
-each run.
+two such counts. A group `a - b` is the difference of two groups, seed by seed, and a path `a - b` that of two numbers
+of each run.
 """
 
 
