@@ -8,7 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, best_square_iou, iou, load_checkpoint, mlp_vae
+from dvae_lib import (
+    BernoulliNoise,
+    TrainingConfig,
+    all_squares,
+    best_square_iou,
+    iou,
+    load_checkpoint,
+    mlp_vae,
+    shipped,
+)
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 FLIPS = {"article-vae": 0.0, "article-dvae": 0.1}  # the probability of a flip in training
@@ -39,7 +48,7 @@ each_article_model = pytest.mark.parametrize("name", FLIPS)
 
 def test_every_shipped_file_is_listed_and_has_its_sha256_and_all_are_under_25_mb():
     shipped = [path for path in WEIGHTS.iterdir() if path.name not in ("SHA256SUMS", "README.md")]
-    models = {f"{name}.safetensors" for name in FLIPS | RUNS | EXPLORERS}
+    models = {f"{name}.safetensors" for name in [*FLIPS, *RUNS, *EXPLORERS, "toy-dvae"]}
     assert {path.name for path in shipped} == models | {f"{name}.protocol.npz" for name in FLIPS}
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in shipped]
     assert sorted(lines) == sorted((WEIGHTS / "SHA256SUMS").read_text().splitlines())
@@ -102,3 +111,18 @@ def test_an_explorer_is_the_best_of_the_six_at_the_noise_that_it_was_trained_wit
 def test_training_noise_helps_against_noise_and_costs_on_clean_images():
     assert overlap("explorer-p00", 0.1) < 0.9 < overlap("explorer-p10", 0.1) - 0.05
     assert overlap("explorer-p40") < 0.75
+
+
+@torch.no_grad()
+def test_the_toy_has_learned_its_bars():
+    model = shipped("toy-dvae")
+    assert (model.configuration["image_shape"], model.configuration["latent_size"]) == ([1, 1, 8], 1)
+    # counted by hand: 8-32-32-2x1-32-32-8 with biases
+    assert sum(tensor.numel() for tensor in load_file(WEIGHTS / "toy-dvae.safetensors").values()) == 2_794
+    bars = torch.stack([torch.eye(8)[place : place + 3].sum(0) for place in range(6)]).view(6, 1, 1, 8)
+    codes = torch.linspace(-6, 6, 2_001)[:, None]
+    prior = torch.exp(-0.5 * codes[:, 0] ** 2) / (2 * torch.pi) ** 0.5
+    log_likelihood = torch.distributions.Bernoulli(logits=model.decode(codes)[:, None]).log_prob(bars).sum((2, 3, 4))
+    probability = (log_likelihood.exp() * prior[:, None]).sum(0) * 12 / 2_000
+    assert 0.5 < probability.sum() < 1  # of the 256 images of eight pixels these six have more than half
+    assert probability.min() > 0.5 / 6 * 0.9
