@@ -16,8 +16,8 @@ minute on one core. Writes results/strip.npz, with the arrays
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ import torch
 from benchmarks.timing import tell
 from dvae_lib import Protocol, VariationalAutoencoder, all_squares, best_square_iou, latent_grid, train
 from dvae_lib import squares as draw_squares
+from dvae_lib.runs.files import write_bytes
 from experiments import squares
 from experiments.measures import Group
 from experiments.runs import RESULTS, group_and_seed, machine, stored
@@ -71,12 +72,9 @@ def watched(group: Group, seed: int) -> list[dict[str, Any]]:
 
 def write(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write the arrays, compressed, to the file at `path`, atomically."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        np.savez_compressed(temporary, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    write_bytes(path, file.getvalue())
 
 
 def main() -> None:

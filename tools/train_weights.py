@@ -40,7 +40,7 @@ RUNS = {  # of the experiments: which, and the run's name there
     "quick-vae": (squares_experiment, "vae/0"),
     "quick-dvae": (squares_experiment, "dvae-0.1/0"),
     "mnist-vae": (mnist, "vae/0"),
-    "mnist-dvae": (mnist, "flips-0.05/0"),
+    "mnist-dvae": (mnist, f"flips-{mnist.CHOSEN['flips']:g}/0"),
     "mnist-plane-vae": (mnist, "plane-vae/0"),
     "mnist-plane-dvae": (mnist, "plane-dvae/0"),
 }
