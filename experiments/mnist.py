@@ -237,4 +237,5 @@ def measure(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command_line(str(__doc__), PATH, SETTINGS, names(GROUPS), measure, minutes=14.0)
+    others = {"long": 45.0, "plane-vae": 8.0, "plane-dvae": 8.0}
+    command_line(str(__doc__), PATH, SETTINGS, names(GROUPS), measure, 14.0, others)

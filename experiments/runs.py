@@ -87,17 +87,25 @@ def _timed(measure: Measure, name: str) -> dict[str, Any]:
 
 
 def command_line(
-    description: str, path: Path, settings: Mapping[str, Any], names: Sequence[str], measure: Measure, minutes: float
+    description: str,
+    path: Path,
+    settings: Mapping[str, Any],
+    names: Sequence[str],
+    measure: Measure,
+    minutes: float,
+    others: Mapping[str, float] | None = None,
 ) -> None:
-    """Say how long it takes, with `minutes` for a run, and make what is missing."""
+    """Say how long it takes, with `minutes` for a run, for one of the groups in `others` as many as that says, and make
+    what is missing.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, each with one thread")
     parser.add_argument("--only", nargs="+", metavar="GROUP", help="groups of runs")
     parser.add_argument("--estimate", action="store_true", help="only say how long it takes")
     options = parser.parse_args()
     chosen = [name for name in names if not options.only or group_and_seed(name)[0] in options.only]
-    missing = len(set(chosen) - stored(path)["runs"].keys())
-    hours = missing * minutes / 60 / options.processes
-    tell(f"{path.stem}: {missing} of {len(chosen)} runs are missing, about {hours:.1f} hours")
+    missing = set(chosen) - stored(path)["runs"].keys()
+    hours = sum((others or {}).get(group_and_seed(name)[0], minutes) for name in missing) / 60 / options.processes
+    tell(f"{path.stem}: {len(missing)} of {len(chosen)} runs are missing, about {hours:.1f} hours")
     if not options.estimate:
         make(path, settings, chosen, measure, options.processes)

@@ -108,10 +108,10 @@ def test_an_estimate_makes_nothing(path, monkeypatch, capsys):
 
     def call(*options):
         monkeypatch.setattr(sys, "argv", ["program", *options])
-        runs.command_line("", path, SETTINGS, ["a/0", "a/1", "a/2", "b/0"], measure, minutes=60.0)
+        runs.command_line("", path, SETTINGS, ["a/0", "a/1", "a/2", "b/0"], measure, minutes=60.0, others={"b": 150.0})
         return capsys.readouterr().err
 
-    assert call("--estimate", "--processes", "3") == "results: 3 of 4 runs are missing, about 1.0 hours\n"
+    assert call("--estimate", "--processes", "3") == "results: 3 of 4 runs are missing, about 1.5 hours\n"
     assert made == []
     assert call("--only", "a") == "results: 2 of 3 runs are missing, about 1.0 hours\n"
     assert made == [(path, SETTINGS, ["a/0", "a/1", "a/2"], measure, 2)]
