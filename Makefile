@@ -32,7 +32,7 @@ help:
 	@echo "make ledger   renew the numbers of the text that come from experiments/results, and the list of them all"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    time the training step beside a plain loop, pythae and Pyro (options: BENCH='--rounds 3 ...')"
-	@echo "make weights  train the shipped weights again (20 to 60 minutes on a CPU)"
+	@echo "make weights  train the shipped weights again (one to two hours on a CPU)"
 	@echo "make experiments  train over seeds and store what is measured; goes on where it was stopped (hours)"
 	@echo "make clean    remove what was built"
 

@@ -13,15 +13,25 @@ from dvae_lib import (
     TrainingConfig,
     all_squares,
     best_square_iou,
+    binarized_mnist,
+    elbo,
     iou,
     load_checkpoint,
     mlp_vae,
     shipped,
 )
+from dvae_lib.data import mnist_is_at_hand
+from experiments import mnist
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 FLIPS = {"article-vae": 0.0, "article-dvae": 0.1}  # the probability of a flip in training
 RUNS = {"quick-vae": 0.0, "quick-dvae": 0.1}  # of the squares' experiment, seed 0
+DIGITS = {  # runs of the digits' experiment, seed 0: the probability of a flip, the parameters counted by hand
+    "mnist-vae": (0.0, 425_284),  # 784-200-200-2x50-200-200-784 with biases
+    "mnist-dvae": (0.02, 425_284),
+    "mnist-plane-vae": (0.0, 235_540),  # 784-128-128-2x2-128-128-784
+    "mnist-plane-dvae": (0.05, 235_540),
+}
 EXPLORERS = {f"explorer-p{round(100 * p):02d}": p for p in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)}
 
 
@@ -48,7 +58,7 @@ each_article_model = pytest.mark.parametrize("name", FLIPS)
 
 def test_every_shipped_file_is_listed_and_has_its_sha256_and_all_are_under_25_mb():
     shipped = [path for path in WEIGHTS.iterdir() if path.name not in ("SHA256SUMS", "README.md")]
-    models = {f"{name}.safetensors" for name in [*FLIPS, *RUNS, *EXPLORERS, "toy-dvae"]}
+    models = {f"{name}.safetensors" for name in [*FLIPS, *RUNS, *DIGITS, *EXPLORERS, "toy-dvae"]}
     assert {path.name for path in shipped} == models | {f"{name}.protocol.npz" for name in FLIPS}
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in shipped]
     assert sorted(lines) == sorted((WEIGHTS / "SHA256SUMS").read_text().splitlines())
@@ -126,3 +136,27 @@ def test_the_toy_has_learned_its_bars():
     probability = (log_likelihood.exp() * prior[:, None]).sum(0) * 12 / 2_000
     assert 0.5 < probability.sum() < 1  # of the 256 images of eight pixels these six have more than half
     assert probability.min() > 0.5 / 6 * 0.9
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_the_networks_of_the_digits_are_those_of_the_experiment(name):
+    model, (p, parameters) = shipped(name), DIGITS[name]
+    group = {"mnist-vae": "vae", "mnist-dvae": "flips-0.02"}.get(name, name.removeprefix("mnist-"))
+    expected = mnist.GROUPS[group].build(0)
+    assert model.configuration == expected.configuration
+    assert repr(model) == repr(expected)
+    assert (model.noise.p if p else model.noise) == (p or None)
+    tensors = load_file(WEIGHTS / f"{name}.safetensors").values()
+    assert {tensor.dtype for tensor in tensors} == {torch.float16}
+    assert sum(tensor.numel() for tensor in tensors) == parameters
+
+
+@pytest.mark.skipif(not mnist_is_at_hand(), reason="the binarised MNIST is not at hand: set DVAE_DATA")
+@pytest.mark.parametrize("name", DIGITS)
+def test_the_networks_of_the_digits_have_learned_them(name):
+    some = binarized_mnist("test")[::50]  # of both halves
+    share = binarized_mnist("train").mean(0).clamp(1e-4, 1 - 1e-4)
+    independent = torch.distributions.Bernoulli(share).log_prob(some).sum((1, 2, 3))
+    torch.manual_seed(0)
+    gain = elbo(shipped(name), some, 5).value.mean() - independent.mean()
+    assert 40 < gain < 130  # nats
