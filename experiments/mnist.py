@@ -5,9 +5,10 @@
 784-200-200-50 with tanh, batches of 100, Adam with a rate that falls from 1e-3 along a cosine, over as many images as
 200 epochs have. `vae` has no noise, `flips-P` flips, `pepper-P` replaces pixels by salt or pepper. Which level P, a
 trial of 40 epochs says, one seed each, `trial-flips-P` and `trial-pepper-P`: the one with the best bound on the
-validation images. `inverse-time` is a VAE whose rate falls from 1e-3 to 1e-4 as 1 / (1 + t). `long` is a VAE with four
-times the steps, of which the weights with the best bound on the validation images count, and which ends when these are
-old. `plane-vae` and `plane-dvae` have a code of two entries and are smaller.
+validation images. Three VAEs say what the training is worth: the rate of `inverse-time` falls from 1e-3 to 1e-4 as
+1 / (1 + t), `published-weights` begins with weights as Burda et al. (2016) drew them, and `long` has four times the
+steps; of these the weights with the best bound on the validation images count, and it ends when they are old.
+`plane-vae` and `plane-dvae` have a code of two entries and are smaller.
 
 The likelihood is the importance-weighted bound with 5,000 samples, on all test images. The file is not shuffled: its
 halves differ by five nats. All in nats per image.
@@ -78,11 +79,30 @@ class Group(NamedTuple):
     latent_size: int = 50
     tested: bool = True
     best: bool = False  # take the weights with the best bound on the validation images, not the last
+    published_weights: bool = False  # to begin with, instead of PyTorch's
 
     def build(self, seed: int) -> VariationalAutoencoder:
         """Build the network of a run, with its first weights."""
         torch.manual_seed(seed)
-        return mlp_vae((1, 28, 28), self.latent_size, self.config.hidden_size, self.noise, "tanh")
+        model = mlp_vae((1, 28, 28), self.latent_size, self.config.hidden_size, self.noise, "tanh")
+        if self.published_weights:
+            begin_as_published(model)
+        return model
+
+
+@torch.no_grad()
+def begin_as_published(model: VariationalAutoencoder) -> None:
+    """Draw the first weights as Burda et al. (2016) did.
+
+    Weights are uniform with Glorot's variance, 2 / (inputs + outputs), and biases 0, but for the last layer's: its
+    biases are the log-odds of the pixels in the training images.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    *_, last = (layer for layer in model.decoder.modules() if isinstance(layer, nn.Linear))
+    last.bias.copy_(images_of("train").mean(0).flatten().clamp(0.001, 0.999).logit())
 
 
 GROUPS = {
@@ -96,6 +116,7 @@ GROUPS = {
     "plane-vae": Group(1, config=PLANE, latent_size=2, tested=False),
     "plane-dvae": Group(1, BernoulliNoise(0.05), PLANE, latent_size=2, tested=False),
     "inverse-time": Group(1, config=INVERSE_TIME),
+    "published-weights": Group(1, published_weights=True),
     "long": Group(1, config=LONG, best=True),
 }
 DRAWS = 10  # of the bounds
@@ -103,7 +124,12 @@ SAMPLES = (1, 50, 500, 5000)  # of the importance-weighted bound
 PART = 500  # images whose likelihoods are stored together
 SETTINGS = {
     **{
-        f"group {name}": {"noise": repr(group.noise), "latent size": group.latent_size, "config": asdict(group.config)}
+        f"group {name}": {
+            "noise": repr(group.noise),
+            "latent size": group.latent_size,
+            "config": asdict(group.config),
+            **({"first weights": "published"} if group.published_weights else {}),
+        }
         for name, group in GROUPS.items()
     },
     "draws": DRAWS,

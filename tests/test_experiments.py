@@ -511,6 +511,25 @@ def test_parts_of_a_split_by_hand():
     assert found == halves | {"first 100": 49.5, "first 1000": 499.5, "first 1000 of the second half": 5499.5}
 
 
+def test_the_published_weights_are_glorots_and_the_pixels_log_odds(monkeypatch):
+    share = torch.linspace(0, 1, 784).view(1, 28, 28)
+    monkeypatch.setattr(mnist, "images_of", {"train": share[None]}.__getitem__)
+    layers = dict(mnist.GROUPS["published-weights"].build(0).named_parameters())
+    weights = {name: values for name, values in layers.items() if name.endswith("weight")}
+    assert len(weights) == 7
+    for name, values in weights.items():
+        limit = (6 / sum(values.shape)) ** 0.5  # of a uniform density with the variance 2 / (inputs + outputs)
+        assert 0.99 * limit < values.abs().max() <= limit, name
+        assert values.var().item() == pytest.approx(2 / sum(values.shape), rel=0.05), name
+    *others, last = (values for name, values in layers.items() if name.endswith("bias"))
+    assert not torch.cat(others).any()
+    assert last.sigmoid()[1:-1].tolist() == pytest.approx(share.flatten()[1:-1].tolist(), abs=1e-5)
+    assert last[0].item() == pytest.approx(math.log(0.001 / 0.999), rel=1e-4)
+    plain = dict(mnist.GROUPS["vae"].build(0).named_parameters())
+    assert plain.keys() == layers.keys()
+    assert not any(torch.equal(plain[name], values) for name, values in layers.items())
+
+
 def check_choice(stored, chosen):
     """Compare CHOSEN with the trials that are stored, once all levels of a kind are."""
     for kind in mnist.NOISES:
