@@ -61,11 +61,14 @@ def test_what_agrees_prints_one_line(capsys, check, arguments, printed):
         (-1e-9, 0.5, 1, "0.0000 against 0.5000, within 1"),  # without a sign
         (1.234567e-17, 0, 1e-12, "1.235e-17 against 0, within 1e-12"),  # tiny: with an exponent
         (3.123456e-8, 3.1234e-8, 1e-12, "3.1235e-08 against 3.1234e-08, within 1e-12"),
+        (0.0002, 0.0001, 0.01, "0.0002000 against 0.0001000, within 0.01"),
+        (0.00009, 0.00008, 0.01, "9.000e-05 against 8.000e-05, within 0.01"),
         (5e9, 5e9 - 1, 1, "5.000000000e+09 against 4.999999999e+09, within 1"),
         (0, 0, 1e-12, "0 against 0, within 1e-12"),
         (1 / 3, 1 / 3, 1e-40, "0.333333333333333 against 0.333333333333333, within 1e-40"),  # no more than float64 has
         (361635840, 361635840, 0, "361635840 against 361635840, exactly"),
         (SINGLE, SINGLE.clone(), 0, "0.300000 against 0.300000, exactly"),
+        ([3.0], [3.0], 0, "3 against 3, exactly"),
         # of several entries the one that differs most, and of those that differ equally the largest
         ([1.0, 2.0, 3.0], [1.0, 2.25, 3.0], 0.5, "2.000 against 2.250, the worst of 3 entries, within 0.5"),
         ([[0.0, -9.0], [8.0, 1.0]], [[0.0, -9.0], [8.0, 1.0]], 0, "-9 against -9, all 4 entries exactly"),
