@@ -14,8 +14,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if os.environ.get("DVAE_DATA"):
     os.environ["DVAE_DATA"] = str(Path(os.environ["DVAE_DATA"]).expanduser().absolute())
 
+# What nbval does not compare of the cells' outputs. It would look for a relative path where pytest was started.
+MASKS = Path(__file__).resolve().parent / "tools" / "nbval.cfg"
+
 LEFT_OUT = """needs the binarised MNIST, which is not at hand: run, once and with a network, \
 python -c "from dvae_lib import binarized_mnist; binarized_mnist('test')", or set DVAE_DATA to a folder that holds it"""
+
+
+def pytest_configure(config):
+    """Give nbval the masks, wherever pytest was started, unless the command names a file of its own."""
+    if config.getoption("nbval_sanitize_with", None) is None:
+        config.option.nbval_sanitize_with = str(MASKS)
 
 
 def pytest_collection_modifyitems(items):

@@ -16,6 +16,19 @@ PICTURE_TAGS = {"picture-varies", "picture-of-cpu", "picture-of-training"}  # to
 OTHER_FILES = {"references.bib", "ruff.toml"}  # in book/ beside the pages
 
 
+# what is a yes or a no by nature, by the beginning of its line
+VERDICTS = {
+    "first derivatives: ": "gradcheck compares a hundred differences, and returns True or raises",
+    "second derivatives:": "the same",
+    "gradcheck:": "the same",
+    "Normal.sample:  knows its inputs:": "a tensor has a graph or has none",
+    "active after construction:": "a layer's mode",
+    "active in evaluation:": "a layer's mode",
+    "in eval mode:": "a model's mode",
+    "a number follows:": "the number of the step at which a run breaks depends on the processor",
+    "graph   ": "a setting in the table of settings",
+}
+
 NOTEBOOKS = notebooks()
 
 
@@ -94,6 +107,31 @@ def test_no_output_holds_an_object_address_or_a_machine_path(path):
         text = json.dumps([{**output, "data": {**output.get("data", {}), "image/png": ""}} for output in cell.outputs])
         found = re.search(r"0x[0-9a-f]{6,}|(?<![\w.])/(?:home|root|tmp|work|Users|opt|usr|var|mnt)/", text)
         assert not found, f"cell {index} stores {found.group()}"
+
+
+def is_verdict(line: str) -> bool:
+    """Whether a line says that something holds and not by how much; a True needs no other word, nor helps a number."""
+    words = r"(?i)\b(agrees?|equal|passed|passes|ok|holds|held|caught|identical|unchanged|as expected)\b"
+    return bool(re.search(r"\b(True|False)\b", line) or (re.search(words, line) and not re.search(r"\d", line)))
+
+
+def test_a_verdict_is_recognised():
+    verdicts = ["same weights: True", "K = 3: [True, False]", "x: agrees", "all passed", "OK", "(f) holds"]
+    numbers = ["x: 0.5000 against 0.5000, within 0.1", "p = 0.2, holds", "equal images: 0.38"]
+    assert [is_verdict(line) for line in verdicts + numbers] == [True] * 6 + [False] * 3
+
+
+def test_verdicts_come_with_a_number():
+    """A reader wants to see what was measured; what is a yes or a no by nature is listed above, and nothing in vain."""
+    used = set()
+    for path in NOTEBOOKS:
+        for index, cell in code_cells(path):
+            texts = [output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+            for line in filter(is_verdict, "\n".join(texts).splitlines()):
+                known = {start for start in VERDICTS if line.startswith(start)}
+                assert known, f"{path.stem}, cell {index}: {line}"
+                used |= known
+    assert used == set(VERDICTS)
 
 
 @each_notebook
