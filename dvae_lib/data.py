@@ -118,7 +118,7 @@ def binarized_mnist(split: str, root: str | os.PathLike[str] | None = None) -> T
 
     A folder keeps them packed, in one file of 2.3 MB. Where it is missing, the three public files (110 MB) are looked
     for in the folder and else downloaded. Whatever the way, the images are compared with the sha256 of these files.
-    They come in the order of the files, which is not random: a part of a split is not a sample of it.
+    They come in the order of the files. The test images are sorted by digit: a part of them is not a sample of them.
 
     Args:
         split: "train" (50,000 images), "valid" or "test" (10,000 each).
