@@ -157,7 +157,7 @@ def test_axes_of_one_run_say_what_they_show_without_a_legend():
     axes = plot_protocol(protocol()).axes
     assert [each.get_ylabel().split()[0] for each in axes] == ["reconstruction", "divergence", "mean", "log-variance:"]
     assert [each.get_xlabel() for each in axes] == ["", "", "step", "step"]
-    assert [each.get_yscale() for each in axes] == ["log", "log", "linear", "linear"]
+    assert [each.get_yscale() for each in axes] == ["log", "linear", "linear", "linear"]
     assert all("nats per image" in each.get_ylabel() for each in axes[:2])
     assert axes[0].get_legend() is None
     assert all(axes[0].get_shared_x_axes().joined(axes[0], each) for each in axes)
