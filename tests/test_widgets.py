@@ -23,7 +23,7 @@ from PIL import Image
 
 import dvae_lib
 from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, load_checkpoint, mlp_vae, train
-from dvae_lib.widgets import LEVELS, NOISES, Denoise, Interpolate, LatentMap, Networks, TrainAgain, TrainingNoise
+from dvae_lib.widgets import LEVELS, NOISES, Denoise, Interpolate, LatentMap, Networks, TrainAgain, TrainingNoise, stills
 
 LIBRARY = Path(dvae_lib.__file__).parent
 FRONT_END = (LIBRARY / "widgets" / "widgets.mjs").read_text()
@@ -187,6 +187,11 @@ def test_where_nothing_runs_a_cell_shows_a_picture_of_the_explorer(explorer, net
         assert (picture(others) != first).any(), change
     assert dict(mpl.rcParams) == style
     assert not plt.get_fignums()  # nothing that the next cell would show
+
+
+@pytest.mark.parametrize("name", ["GROUND", "CLEAN", "NOISY", "FRAMES", "BAR_DRAWS", "ZOOM"])
+def test_a_still_has_the_colours_and_counts_of_the_page(name):
+    assert re.search(rf'^const {name} = "?{getattr(stills, name)}"?;', FRONT_END, re.MULTILINE)
 
 
 @each_explorer
