@@ -23,7 +23,17 @@ from PIL import Image
 
 import dvae_lib
 from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, load_checkpoint, mlp_vae, train
-from dvae_lib.widgets import LEVELS, NOISES, Denoise, Interpolate, LatentMap, Networks, TrainAgain, TrainingNoise, stills
+from dvae_lib.widgets import (
+    LEVELS,
+    NOISES,
+    Denoise,
+    Interpolate,
+    LatentMap,
+    Networks,
+    TrainAgain,
+    TrainingNoise,
+    stills,
+)
 
 LIBRARY = Path(dvae_lib.__file__).parent
 FRONT_END = (LIBRARY / "widgets" / "widgets.mjs").read_text()
