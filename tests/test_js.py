@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from dvae_lib import all_squares, best_square_iou, mlp_vae
 from dvae_lib.widgets import NOISES, Networks
+from dvae_lib.widgets.stills import corrupt
 
 TESTS = Path(__file__).resolve().parent / "js" / "widgets.test.mjs"
 FRONT_END = TESTS.parents[2] / "dvae_lib" / "widgets" / "widgets.mjs"
@@ -79,6 +80,19 @@ def test_the_front_end_passes_its_unit_tests(tmp_path):
     counts = dict(re.findall(r"^# (pass|fail|skipped|todo) (\d+)$", result.stdout, re.MULTILINE))
     written = len(re.findall(r"^test\(", TESTS.read_text(), re.MULTILINE))
     assert counts == {"pass": str(written), "fail": "0", "skipped": "0", "todo": "0"}
+
+
+@pytest.mark.parametrize(("kind", "level", "seed"), [(0, 0.1, 1), (1, 0.5, 0), (2, 0.3, 9999), (3, 0.25, 20016)])
+def test_a_still_shows_the_noise_that_the_page_draws(kind, level, seed):
+    image = all_squares()[[74]]
+    drawn = f"""import {{ corrupt }} from "{FRONT_END.as_uri()}";
+        const out = new Float32Array(576);
+        corrupt({kind}, {level}, {image.flatten().int().tolist()}, {seed}, out);
+        console.log(JSON.stringify([...out]));"""
+    command = [node(), "--input-type=module", "--eval", drawn]
+    page = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
+    assert len(set(page)) >= 2
+    np.testing.assert_allclose(corrupt(kind, level, image, seed).flatten(), page, atol=1e-6)
 
 
 def test_the_front_end_fetches_nothing():

@@ -1,5 +1,6 @@
 """The explorers' Python side: the weights that travel, the controls that are joined, and the run in a thread."""
 
+import base64
 import io
 import itertools
 import math
@@ -10,15 +11,29 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import ipywidgets
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import traitlets
+from IPython.core.formatters import DisplayFormatter
 from ipywidgets.embed import embed_data
+from PIL import Image
 
 import dvae_lib
 from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, load_checkpoint, mlp_vae, train
-from dvae_lib.widgets import LEVELS, NOISES, Denoise, Interpolate, LatentMap, Networks, TrainAgain, TrainingNoise
+from dvae_lib.widgets import (
+    LEVELS,
+    NOISES,
+    Denoise,
+    Interpolate,
+    LatentMap,
+    Networks,
+    TrainAgain,
+    TrainingNoise,
+    stills,
+)
 
 LIBRARY = Path(dvae_lib.__file__).parent
 FRONT_END = (LIBRARY / "widgets" / "widgets.mjs").read_text()
@@ -154,6 +169,49 @@ def test_a_cell_prints_the_same_text_on_every_run(explorer, networks):
     assert repr(built) == f"{explorer.__name__}({inside})"
     assert repr(networks) == "Networks(p = 0, 0.05, 0.1, 0.2, 0.3, 0.4)"
     assert "0x" not in repr(built.view)
+
+
+CHANGES = {  # of what each explorer shows
+    LatentMap: [{"z1": -2.0}, {"z2": 1.0}, {"manifold": False}, {"dots": False}],
+    Denoise: [{"row": 9}, {"column": 3}, {"drawing": "f" * 144}, {"kind_of_noise": 3}, {"level": 0.3}, {"seed": 2}],
+    TrainingNoise: [{"row": 9}, {"column": 3}, {"drawing": "0" * 144}, {"index": 5}, {"level": 0.3}, {"seed": 2}],
+    Interpolate: [{"first_row": 9}, {"first_column": 9}, {"last_row": 3}, {"last_column": 3}, {"position": 5}],
+}
+
+
+@pytest.mark.parametrize("explorer", CHANGES, ids=lambda explorer: explorer.__name__)
+def test_where_nothing_runs_a_cell_shows_a_picture_of_the_explorer(explorer, networks):
+    def picture(built):
+        stored = built._repr_mimebundle_(include=None, exclude=None)["image/png"]
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(stored))).convert("L"))
+
+    style = dict(mpl.rcParams)
+    built = explorer(networks)
+    first = picture(built)
+    assert first.shape[1] == 1125  # small: 7.5 inches at 150 pixels
+    assert first.std() > 20
+    assert (picture(explorer(networks)) == first).all()
+    for change in CHANGES[explorer]:
+        others = explorer(networks)
+        others.view.set_trait(*next(iter(change.items())))
+        assert (picture(others) != first).any(), change
+    assert dict(mpl.rcParams) == style
+    assert not plt.get_fignums()  # nothing that the next cell would show
+
+
+@pytest.mark.parametrize("name", ["GROUND", "CLEAN", "NOISY", "FRAMES", "BAR_DRAWS", "ZOOM"])
+def test_a_still_has_the_colours_and_counts_of_the_page(name):
+    assert re.search(rf'^const {name} = "?{getattr(stills, name)}"?;', FRONT_END, re.MULTILINE)
+
+
+@each_explorer
+def test_a_cell_stores_the_live_view_first_of_all(explorer, networks):
+    built = explorer(networks)
+    data, _ = DisplayFormatter().format(built)  # as a kernel does
+    view = {"version_major": 2, "version_minor": 0, "model_id": built.model_id}
+    assert data["application/vnd.jupyter.widget-view+json"] == view
+    assert data["text/plain"] == repr(built)
+    assert ("image/png" in data) == (explorer is not TrainAgain)
 
 
 def test_the_weights_are_in_the_page_once_however_many_explorers_it_has(networks):

@@ -10,6 +10,7 @@ import traitlets
 
 from dvae_lib._checks import check_integer, check_number
 from dvae_lib.widgets.networks import Networks, listed
+from dvae_lib.widgets.stills import still
 from dvae_lib.widgets.views import (
     NOISES,
     DenoiseView,
@@ -36,6 +37,15 @@ class Explorer(ipywidgets.VBox):
         box.add_class("dvae-controls")
         super().__init__([box, view] if controls else [view])
         self.add_class("dvae-explorer")
+
+    _ipython_display_ = None  # that of ipywidgets 7 would come first, and knows of no picture
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        """Return the live view and, for where nothing runs, a still picture."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        picture = still(self.view)
+        bundle = {"text/plain": repr(self), "application/vnd.jupyter.widget-view+json": view}
+        return bundle | ({"image/png": picture} if picture else {})
 
     def __repr__(self) -> str:
         levels = [self.view.networks.levels[index] for index in self.view.compared]

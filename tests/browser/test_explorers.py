@@ -194,6 +194,23 @@ def test_training_needs_a_kernel_and_is_hidden_without_one(open_page):
     assert page.locator(".dvae button", has_text="Train").count() == 1  # there, and hidden
 
 
+def test_a_still_picture_stands_on_paper_and_where_no_explorer_is(open_page):
+    page = open_page("book/explore")
+    page.wait_for_function(ALL_DRAWN, arg=len(EXPLORERS) + 1)
+    stills = page.locator(".dvae-still img")
+    live = page.locator(".cell_output:has(> .dvae-still) .dvae-explorer")
+
+    def seen():
+        return [where.locator("visible=true").count() for where in (stills, live)]
+
+    assert seen() == [0, len(EXPLORERS)]
+    page.emulate_media(media="print")
+    assert seen() == [len(EXPLORERS), 0]
+    page.emulate_media(media="screen")
+    page.evaluate("document.querySelectorAll('.dvae-explorer').forEach((explorer) => explorer.remove())")
+    assert seen() == [len(EXPLORERS), 0]
+
+
 def test_the_networks_of_the_page_are_the_shipped_ones(open_explorer):
     _, explorer = open_explorer(2)
     codes = torch.tensor([[0.0, 0.0], [1.0, -1.0], [-0.5, 2.0]])

@@ -1,0 +1,220 @@
+"""Stills: what each explorer shows as it opens, for a printout, for GitHub's viewer and for a page without scripts.
+
+Drawn from the same networks as the live explorer, and with the same draws of the noise.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+from matplotlib.patheffects import withStroke
+from torch import Tensor
+
+from dvae_lib.data import IMAGE_SIZE, POSITIONS, all_squares
+from dvae_lib.models import VariationalAutoencoder
+from dvae_lib.plotting import image_grid, show_manifold, use_book_style
+from dvae_lib.widgets.views import NOISES, View
+
+CLEAN, NOISY, GROUND = "#009e73", "#f0e442", "#101418"  # the front end's colours
+CORNERS = np.array([[86, 180, 233], [240, 228, 66], [0, 190, 130], [235, 110, 60]]) / 255  # of the squares' places
+BINARY = np.array([[0, 0, 0], [255, 255, 255], [230, 159, 0], [86, 180, 233]]) / 255  # ..., too many, missing
+FRAMES, BAR_DRAWS, ZOOM = 9, 16, 8  # as in the front end
+NOTE = "Still picture: the explorer as it opens. It is live in the built page and in Jupyter."
+ELLIPSES = "Ellipses of two standard deviations: green, the clean picture's posterior; yellow, the input's."
+
+
+def still(view: View) -> str | None:
+    """Return a PNG, in base64, of what `view` shows; None for an explorer that shows nothing without a kernel."""
+    if view.kind not in STILLS:
+        return None
+    file = io.BytesIO()
+    with mpl.rc_context(), torch.no_grad():
+        use_book_style()
+        mpl.rcParams.update({"axes.titlesize": 8, "font.size": 8})
+        figure = STILLS[view.kind](view)
+        note = f"{ELLIPSES}\n{NOTE}" if "level" in view.traits() else NOTE
+        figure.supxlabel(note, fontsize=8, color="#555555")
+        figure.savefig(file, format="png", dpi=150)  # small: a page keeps several
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def latent_map(view: Any) -> Figure:
+    """The planes with the ring, and what is decoded there."""
+    figure = Figure(figsize=(7.5, 3.1))
+    axes = figure.subplots(1, 4, width_ratios=(2.6, 1, 2.6, 1)).reshape(2, 2)
+    code = torch.tensor([[view.z1, view.z2]])
+    for (plane, picture), (name, model) in zip(axes, _compared(view), strict=True):
+        _plane(plane, view, name, model, view.manifold, view.dots)
+        _mark(plane.plot(view.z1, view.z2, "o", color="white", markersize=9, fillstyle="none")[0])
+        _picture(picture, model.decode(code).sigmoid(), "decoded")
+    return figure
+
+
+def denoise(view: Any) -> Figure:
+    """The picture and its corruption, both posteriors, and the reconstructions."""
+    figure = Figure(figsize=(7.5, 3.0))
+    axes = figure.subplot_mosaic([[0, 1, 2, 4, 5], [3, 1, 6, 4, 7]], width_ratios=(1, 2.4, 1, 2.4, 1))
+    clean = _clean(view)
+    noisy = corrupt(view.kind_of_noise, view.level, clean, view.seed)
+    _picture(axes[0], clean, "clean picture")
+    _picture(axes[3], noisy, "input")
+    places = ((1, 2, 6), (4, 5, 7))
+    for (plane, top, bottom), (name, model) in zip(places, _compared(view), strict=True):
+        _plane(axes[plane], view, name, model, dots=False)
+        posteriors = [torch.cat(model.encode(image)) for image in (clean, noisy)]  # each (2, 2)
+        reach = view.limit / ZOOM
+        first, second = posteriors[1][0].tolist()
+        inset = axes[plane].inset_axes((0.62 * (first < 0), 0.62 * (second <= 0), 0.38, 0.38))
+        inset.set(xlim=(first - reach, first + reach), ylim=(second - reach, second + reach))
+        inset.set(xticks=[], yticks=[], facecolor=GROUND)
+        for where in (axes[plane], inset):
+            _posteriors(where, *posteriors)
+        found = model.decode(posteriors[1][:1]).sigmoid()
+        _picture(axes[top], found, "probabilities")
+        wrong = ((found >= 0.5) != (clean >= 0.5)).sum().item()
+        _picture(axes[bottom], _in_colour(found, clean), f"{wrong} wrong")
+    return figure
+
+
+def training_noise(view: Any) -> Figure:
+    """The chosen network's plane and reconstruction, and the wrong pixels of all networks as bars."""
+    figure = Figure(figsize=(7.5, 3.4))
+    axes = figure.subplot_mosaic([[4, 0, 1, 2, 3], [4, 5, 5, 5, 5]], width_ratios=(3.4, 1, 1, 1, 1))
+    clean = _clean(view)
+    draws = torch.cat([corrupt(0, view.level, clean, view.seed + 20000 + draw) for draw in range(BAR_DRAWS)])
+    noisy, wrong = corrupt(0, view.level, clean, view.seed), []
+    for index, (name, model) in enumerate(_compared(view)):
+        means = model.decode(model.encode(draws)[0]).sigmoid()
+        wrong.append(((means >= 0.5) != (clean >= 0.5)).sum().item() / BAR_DRAWS)
+        if index == view.index:
+            _plane(axes[4], view, name, model)
+            _posteriors(axes[4], *(torch.cat(model.encode(image)) for image in (clean, noisy)))
+            found = model.decode(model.encode(noisy)[0]).sigmoid()
+            shown = (clean, noisy, found, _in_colour(found, clean))
+            for place, title in enumerate(("clean picture", "input", "probabilities", "at 1/2")):
+                _picture(axes[place], shown[place], title)
+    names = [f"{level:g}" for level in view.networks.levels]
+    colours = ["#0072b2" if index == view.index else "#bbbbbb" for index in range(len(names))]
+    axes[5].bar(names, wrong, color=colours)
+    axes[5].set(xlabel="training noise $p$", ylabel="wrong pixels")
+    return figure
+
+
+def interpolate(view: Any) -> Figure:
+    """The strips from square to square, between codes and between pixels, and the ways in the planes."""
+    figure = Figure(figsize=(7.5, 4.9))
+    bands: Any = figure.subfigures(2, 1, height_ratios=(1.85, 3))
+    first, last = (all_squares()[[16 * row + column]] for row, column in _ends(view))
+    share = torch.linspace(0, 1, FRAMES)[:, None]
+    ways = {}
+    for axes, (name, model) in zip(bands[1].subplots(1, 2), _compared(view), strict=True):
+        ends = [model.encode(image)[0] for image in (first, last)]  # each (1, 2)
+        ways[f"{name}, codes"] = model.decode((1 - share) * ends[0] + share * ends[1]).sigmoid()
+        _plane(axes, view, name, model)
+        line = torch.cat(ends).T.numpy()
+        _mark(axes.plot(*line, "-", color="white", linewidth=1)[0])
+        now = (1 - view.position / 100) * ends[0] + view.position / 100 * ends[1]
+        for code, colour in zip((*ends, now), (CLEAN, NOISY, "white"), strict=True):
+            _mark(axes.plot(*code[0].tolist(), "o", color=colour, markersize=7, fillstyle="none")[0])
+    ways["pixels"] = (1 - share[:, :, None, None]) * first + share[:, :, None, None] * last
+    for axes, (name, pictures) in zip(bands[0].subplots(3, 1), ways.items(), strict=True):
+        axes.imshow(image_grid(pictures, FRAMES).numpy(), vmin=0, vmax=1)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set(xticks=[], yticks=[], frame_on=False)
+    return figure
+
+
+STILLS: dict[str, Callable[[Any], Figure]] = {
+    "latent_map": latent_map,
+    "denoise": denoise,
+    "training_noise": training_noise,
+    "interpolate": interpolate,
+}
+
+
+def corrupt(kind: int, level: float, image: Tensor, seed: int) -> Tensor:
+    """Return `image` with the noise NOISES[kind], drawn as the front end draws it from this seed."""
+    u, v = uniforms(seed, 2 * image.numel()).reshape(-1, 2).T.reshape(2, *image.shape)
+    clean = image.numpy()
+    if kind == NOISES.index("Gaussian"):
+        noisy = clean + level * np.sqrt(-2 * np.log(1 - u)) * np.cos(2 * np.pi * v)
+    else:
+        noisy = np.where(u >= level, clean, [1 - clean, 0 * clean, v < 0.5][kind])
+    return torch.from_numpy(noisy.astype(np.float32))
+
+
+def uniforms(seed: int, count: int) -> np.ndarray:
+    """Return the front end's first `count` uniform numbers in [0, 1), mulberry32: its arithmetic is modulo 2^32."""
+    first = np.uint32((seed + 1) * 0x9E3779B9 % 2**32)
+    state = first + np.arange(1, count + 1, dtype=np.uint32) * np.uint32(0x6D2B79F5)
+    t = (state ^ (state >> 15)) * (state | 1)
+    t ^= t + (t ^ (t >> 7)) * (t | 61)
+    return (t ^ (t >> 14)) / 2**32
+
+
+def _compared(view: View) -> list[tuple[str, VariationalAutoencoder]]:
+    levels = [view.networks.levels[index] for index in view.compared]
+    return [(f"DVAE, $p$ = {level:g}" if level else "VAE", view.networks.model(level)) for level in levels]
+
+
+def _clean(view: Any) -> Tensor:
+    """The picture that is drawn, or the square of the sliders: (1, 1, 24, 24)."""
+    if not view.drawing:
+        return all_squares()[[POSITIONS * view.row + view.column]]
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(view.drawing), np.uint8))
+    return torch.from_numpy(bits).float().reshape(1, 1, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def _ends(view: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (view.first_row, view.first_column), (view.last_row, view.last_column)
+
+
+def _picture(axes: Axes, image: Any, title: str) -> None:
+    axes.imshow(np.asarray(image).squeeze(), vmin=0, vmax=1)
+    axes.set_title(title)
+    axes.set(xticks=[], yticks=[], anchor="N")
+
+
+def _in_colour(found: Tensor, truth: Tensor) -> np.ndarray:
+    """Black and white at 1/2, in colour where that is not `truth`: (24, 24, 3)."""
+    painted, wanted = (image.squeeze() >= 0.5 for image in (found, truth))
+    return BINARY[torch.where(painted == wanted, painted.int(), 3 - painted.int()).numpy()]
+
+
+def _plane(
+    axes: Axes, view: View, name: str, model: VariationalAutoencoder, manifold: bool = True, dots: bool = True
+) -> None:
+    """The manifold, dimmed, and the codes of the 256 squares, coloured by place; those beyond the edge at the edge."""
+    axes.set(facecolor=GROUND, title=name, aspect="equal")
+    if manifold:
+        show_manifold(model, axes, 20, 0.95 * view.limit).images[0].set_clim(0, 2.4)
+    if dots:
+        down, right = np.indices((POSITIONS, POSITIONS)).reshape(2, -1, 1) / (POSITIONS - 1)
+        shares = np.hstack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right])
+        first, second = model.encode(all_squares())[0].clamp(-view.limit, view.limit).T.numpy()
+        axes.scatter(first, second, s=5, c=shares @ CORNERS, linewidths=0, clip_on=False)
+    axes.set(xlabel="$z_1$", ylabel="$z_2$", xlim=(-view.limit, view.limit), ylim=(-view.limit, view.limit))
+    axes.set(xticks=[-view.limit, 0, view.limit], yticks=[-view.limit, 0, view.limit])
+
+
+def _mark(artist: Any) -> None:
+    artist.set(path_effects=[withStroke(linewidth=3, foreground=GROUND)], zorder=3)
+
+
+def _posteriors(axes: Axes, clean: Tensor, noisy: Tensor) -> None:
+    """Two posteriors, each a mean and a log-variance, (2, 2), as ellipses of two standard deviations, joined."""
+    _mark(axes.plot(*torch.stack([clean[0], noisy[0]]).T.numpy(), "-", color="white", linewidth=1)[0])
+    least = 0.012 * np.ptp(axes.get_xlim())  # that it can be seen
+    for (mean, log_variance), colour in ((clean, CLEAN), (noisy, NOISY)):
+        width, height = (4 * (log_variance / 2).exp()).clamp(min=least).tolist()
+        ellipse = Ellipse(mean.tolist(), width, height, fill=False, edgecolor=colour, linewidth=1.5)
+        _mark(axes.add_patch(ellipse))
