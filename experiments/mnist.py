@@ -1,6 +1,6 @@
 """VAEs and DVAEs on binarised MNIST, over seeds: bounds and likelihoods as the literature has them.
 
-    python -m experiments.mnist [--processes 2] [--only vae flips-0.05]
+    python -m experiments.mnist [--processes 2] [--only vae flips-0.02]
 
 784-200-200-50 with tanh, batches of 100, Adam with a rate that falls from 1e-3 along a cosine, over as many images as
 200 epochs have. `vae` has no noise, `flips-P` flips, `pepper-P` replaces pixels by salt or pepper. Which level P, a
@@ -209,19 +209,22 @@ def weights_of(model: VariationalAutoencoder, image: Tensor, draws: int) -> Tens
     return (pixels + densities).double()
 
 
+def likelihood(model: VariationalAutoencoder, image: Tensor, samples: Sequence[int]) -> list[float]:
+    """Draw the importance-weighted bounds of one image, (1, 1, 28, 28), with so many samples, from the same draws."""
+    at_once = min(500, max(samples))
+    draws = torch.cat([weights_of(model, image, at_once) for _ in range(max(samples) // at_once)])
+    return [float((draws.view(-1, k).logsumexp(1) - np.log(k)).mean()) for k in samples]
+
+
 def likelihoods(model: VariationalAutoencoder, images: Tensor, path: Path, samples: Sequence[int]) -> np.ndarray:
     """Return the importance-weighted bounds of each image, (n, len(samples)), all from the same draws.
 
     Each part of the images is stored at `path` once it is done, and has a seed of its own.
     """
     done = np.load(path) if path.exists() else np.empty((0, len(samples)))
-    at_once = min(500, max(samples))
     while len(done) < len(images):
         torch.manual_seed(len(done))
-        rows = []
-        for image in images[len(done) : len(done) + PART]:
-            draws = torch.cat([weights_of(model, image[None], at_once) for _ in range(max(samples) // at_once)])
-            rows.append([float((draws.view(-1, k).logsumexp(1) - np.log(k)).mean()) for k in samples])
+        rows = [likelihood(model, image[None], samples) for image in images[len(done) : len(done) + PART]]
         done = np.concatenate([done, np.array(rows)])
         file = io.BytesIO()
         np.save(file, done)
