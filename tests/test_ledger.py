@@ -256,6 +256,8 @@ def test_a_page_is_read_renewed_and_listed(page, suffix):
 def test_the_command_says_what_disagrees_and_updates_only_when_asked(page, tmp_path, monkeypatch, capsys):
     path = page("# A title\n\nit is 4" + CLAIM)
     monkeypatch.setattr(ledger, "page_files", lambda: [path])
+    monkeypatch.setattr(ledger, "README", tmp_path / "README.md")
+    ledger.README.write_text("no number\n")
     monkeypatch.setattr(ledger, "LEDGER", tmp_path / "ledger.md")
     assert ledger.main([]) == 1
     assert "chapter.md, A title: 4 is 3 (results.json" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def draw() -> Figure:
         rows[name] = model.decode(model.encode(corrupted)[0]).sigmoid()
     figure, axes = plt.subplots(4, 1, figsize=(7.5, 3.1))
     for axis, (name, pictures) in zip(axes, rows.items(), strict=True):
-        axis.imshow(image_grid(pictures, columns=len(pictures)), vmin=0, vmax=1)
+        axis.imshow(image_grid(pictures, columns=len(pictures)).numpy(), vmin=0, vmax=1)
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[], frame_on=False)
     return figure
