@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dvae_lib.configuration import Protocol, TrainingConfig
+from dvae_lib.configuration import BernoulliProtocol, Protocol, TrainingConfig
 from dvae_lib.runs import files
 from dvae_lib.runs.capture import drop_graphs, may_capture
 from dvae_lib.runs.devices import all_or_none, effective_precision, gathered, matmul_precision, process_rank
@@ -43,8 +43,14 @@ class Run:
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
         # processes average their gradients: times their number, that is the sum over the joined batch
         self.factor = torch.tensor(float(self.processes), device=device)  # ()
-        schedule = [(config.learning_rate_at(step), config.kl_weight_at(step)) for step in range(config.steps)]
-        self.schedule = torch.tensor(schedule, dtype=torch.float32, device=device)  # (steps, 2)
+        self.samplers: list[Any] = [module for module in self.modules if hasattr(module, "temperature")]
+        first = self.samplers[0].temperature if self.samplers else 1.0
+        schedule = [
+            (config.learning_rate_at(step), config.kl_weight_at(step), config.temperature_at(step, first))
+            for step in range(config.steps)
+        ]
+        self.schedule = torch.tensor(schedule, dtype=torch.float32, device=device)  # (steps, 3)
+        self.columns: Callable[..., Any] = BernoulliProtocol if self.samplers else Protocol
         self.rows = torch.zeros(config.steps, len(fields(Protocol)), device=device)  # (steps, 6)
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -129,7 +135,7 @@ class Run:
             self.rows[first:last] /= self.processes
         rows = self.rows[first:last].cpu()
         self._keep_if_finite(rows, first)
-        return Protocol(*rows.numpy().T)
+        return self.columns(*rows.numpy().T)
 
     def _keep_if_finite(self, rows: Tensor, first: int) -> None:
         weights, finite = self._weights(), rows.isfinite().all(1).tolist()
