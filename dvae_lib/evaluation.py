@@ -1,9 +1,8 @@
 """Numbers to judge a model by: bounds on the log-likelihood, in nats per image, and how square a picture is.
 
 The bounds draw codes with `model.sampler` and corruptions with `model.noise`, hence from PyTorch's default generator
-unless these layers hold one of their own. They take images in batches and draws one after the other, so that memory
-grows neither with the number of images nor with the number of draws. The chapter "The denoising bound" derives
-`denoising_bound`, "The evidence lower bound" the other bounds and the exact log-likelihood.
+unless these layers hold one of their own. Memory grows neither with the number of images nor with that of draws. The
+chapter "The denoising bound" derives `denoising_bound`, "The evidence lower bound" the others and the exact value.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch.nn import functional
 
 from dvae_lib._checks import check_image_shape, check_image_values, check_integer, check_number
 from dvae_lib.data import IMAGE_SIZE, all_squares
-from dvae_lib.layers import bernoulli_kl, gaussian_kl
+from dvae_lib.layers import bernoulli_kl, gaussian_kl, log_density
 from dvae_lib.models import VariationalAutoencoder
 
 
@@ -101,9 +100,9 @@ def denoising_bound(
         def draw() -> Tensor:
             parameters = model.encode(corrupt(batch))
             codes = model.sampler(*parameters)
-            log_q = _log_density(codes, *parameters)
+            log_q = log_density(codes, *parameters)
             for _ in range(extra_corruptions):
-                log_q = torch.logaddexp(log_q, _log_density(codes, *model.encode(corrupt(batch))))
+                log_q = torch.logaddexp(log_q, log_density(codes, *model.encode(corrupt(batch))))
             return _log_joint(model, batch, codes, len(parameters)) - log_q + math.log(extra_corruptions + 1)
 
         return _mean_over_draws(draw, samples)
@@ -132,7 +131,7 @@ def importance_weighted_bound(
         log_sum = log_sum_of_squares = batch.new_full((len(batch),), -math.inf)
         for _ in range(samples):
             codes = model.sampler(*parameters)
-            log_weight = _log_joint(model, batch, codes, len(parameters)) - _log_density(codes, *parameters)
+            log_weight = _log_joint(model, batch, codes, len(parameters)) - log_density(codes, *parameters)
             log_sum = torch.logaddexp(log_sum, log_weight)
             log_sum_of_squares = torch.logaddexp(log_sum_of_squares, 2 * log_weight)
         # K sum w^2 / (sum w)^2 - 1, the relative variance of the weights; rounding may take it below 0
@@ -176,7 +175,8 @@ def exact_log_likelihood(
     if size > 12 if bits else size != 2:
         raise ValueError(f"model must have a code of two entries, or of up to 12 bits, got {size}")
     if bits:
-        value = _log_joint_of_cells(model, images, _all_bits(size, images.device), 1).logsumexp(0)
+        codes = torch.cartesian_prod(*size * [_in_float64(torch.arange(2, device=images.device))]).view(-1, size)
+        value = _log_joint_of_cells(model, images, codes, 1).logsumexp(0)
         return Estimate(value, torch.zeros_like(value))
     parts = [_integral(model, some, nodes, limit) for some in images.split(256)]
     return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -252,29 +252,9 @@ def _log_likelihood(model: VariationalAutoencoder, images: Tensor, codes: Tensor
     return -functional.binary_cross_entropy_with_logits(logits, images, reduction="none").flatten(1).sum(1)
 
 
-def _log_density(codes: Tensor, *parameters: Tensor) -> Tensor:
-    """Return ln q(z|x), (n,): of N(mean, exp(log_variance)), or of Ber(sigmoid(logits)) where that is all there is."""
-    if len(parameters) == 1:
-        return -functional.binary_cross_entropy_with_logits(parameters[0], codes, reduction="none").sum(1)
-    mean, log_variance = parameters
-    square = (codes - mean).square() * torch.exp(-log_variance)
-    return -0.5 * (square + log_variance + math.log(2 * math.pi)).sum(1)  # (n, code) -> (n,)
-
-
-def _log_prior(codes: Tensor, parameters: int) -> Tensor:
-    """Return ln p(z), (n,), the density whose parameters are all 0: N(0, I) for two of them, fair coins for one."""
-    return _log_density(codes, *parameters * [torch.zeros_like(codes)])
-
-
-def _all_bits(size: int, device: torch.device) -> Tensor:
-    """Return all codes of `size` bits, (2^size, size), float64."""
-    number = torch.arange(2**size, device=device)[:, None]
-    return _in_float64((number >> torch.arange(size, device=device)) & 1)
-
-
 def _log_joint(model: VariationalAutoencoder, images: Tensor, codes: Tensor, parameters: int) -> Tensor:
-    """Return ln p(x, z) = ln p(x|z) + ln p(z), (n,)."""
-    return _log_likelihood(model, images, codes) + _log_prior(codes, parameters)
+    """Return ln p(x, z) = ln p(x|z) + ln p(z), (n,); the prior is the posterior whose parameters are all 0."""
+    return _log_likelihood(model, images, codes) + log_density(codes, *parameters * [torch.zeros_like(codes)])
 
 
 def _log_joint_of_cells(model: VariationalAutoencoder, images: Tensor, cells: Tensor, parameters: int = 2) -> Tensor:
@@ -284,7 +264,7 @@ def _log_joint_of_cells(model: VariationalAutoencoder, images: Tensor, cells: Te
         logits = _in_float64(model.decode(codes.to(next(model.parameters()))).flatten(1))  # (4000, pixels)
         # x ln theta + (1 - x) ln(1 - theta) = x logit - ln(1 + e^logit)
         likelihood = logits @ images.flatten(1).to(logits).T - functional.softplus(logits).sum(1, keepdim=True)
-        rows.append(likelihood + _log_prior(codes, parameters)[:, None])  # (4000, n)
+        rows.append(likelihood + log_density(codes, *parameters * [torch.zeros_like(codes)])[:, None])  # (4000, n)
     return torch.cat(rows)
 
 

@@ -98,6 +98,15 @@ def bernoulli_kl(logits: Tensor) -> Tensor:
     return _BernoulliKL.apply(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
 
+def log_density(codes: Tensor, *parameters: Tensor) -> Tensor:
+    """Return ln q(z|x), (n,), of N(mean, exp(log_variance)), or for one parameter of Ber(sigmoid(logits))."""
+    if len(parameters) == 1:
+        return -functional.binary_cross_entropy_with_logits(parameters[0], codes, reduction="none").sum(1)
+    mean, log_variance = parameters
+    square = (codes - mean).square() * torch.exp(-log_variance)
+    return -0.5 * (square + log_variance + math.log(2 * math.pi)).sum(1)  # (n, code) -> (n,)
+
+
 class KullbackLeiblerDivergence(nn.Module):
     """Pass the posterior's parameters through and keep their divergence from the prior.
 
