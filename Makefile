@@ -127,6 +127,7 @@ experiments: $(READY)
 	@$(BIN)/python -m experiments.mnist --estimate
 	$(BIN)/python -m experiments.squares
 	$(BIN)/python -m experiments.strip
+	$(BIN)/python -m experiments.planes
 	$(BIN)/python -m experiments.gaps
 	$(BIN)/python -m experiments.rectangles
 	$(BIN)/python -m experiments.mnist

@@ -7,6 +7,8 @@ import pytest
 
 # A progress bar's output differs from run to run, and nbval compares what a cell prints.
 os.environ["TQDM_DISABLE"] = "1"
+# Pictures are compared too, and among those that are stored are the explorers' stills.
+os.environ["DVAE_STILLS"] = "1"
 # Where several notebooks run side by side, one thread each is faster than all threads for all.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -77,18 +77,18 @@ def denoising_bound(
 ) -> Estimate:
     """What a DVAE maximises, and with extra corruptions a tighter bound, for each clean image, (n,), in nats.
 
-    A draw corrupts the image to x'_0, draws z from q(z|x'_0), and has the value
-    ln p(x, z) - ln [(q(z|x'_0) + ... + q(z|x'_K)) / (K + 1)] with K further corruptions. Its mean is the denoising
-    bound for K = 0 and climbs towards the evidence lower bound of the mixture posterior as K grows.
+    A draw corrupts the image to x'_1, draws z from q(z|x'_1), and has the value
+    ln p(x, z) - ln [(q(z|x'_1) + ... + q(z|x'_K)) / K] with K corruptions in all. Its mean, L_K, is the denoising bound
+    for K = 1 and climbs towards the evidence lower bound of the mixture posterior as K grows.
 
     Args, beside those of `elbo`:
-        extra_corruptions: K, at least 0, fresh ones for every draw.
+        extra_corruptions: K - 1, at least 0, fresh ones for every draw.
         noise: the corruption, a layer with `corrupt`; None takes the model's.
 
     Raises:
         TypeError, ValueError: as `elbo`; neither `noise` nor the model's.
 
-    Source: Im et al. (2017), with the order of the bounds put right; Yin and Zhou (2018) for K > 0.
+    Source: Im et al. (2017), with the order of the bounds put right; Yin and Zhou (2018) for K > 1.
     """
     layer = model.noise if noise is None else noise
     if layer is None:

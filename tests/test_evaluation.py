@@ -109,13 +109,13 @@ def exact():
     flips = (PIXELS[:, None] != PIXELS).double().sum(2)  # (8, 8), x and x'
     weight = P**flips * (1 - P) ** (3 - flips)  # p(x'|x)
     log_mixture = torch.logsumexp(log_q[:, None] + weight.log(), 2)  # (grid, 8)
-    pair = torch.logaddexp(log_q[:, :, None], log_q[:, None, :]) - np.log(2)  # (grid, x'_0, x'_1)
+    pair = torch.logaddexp(log_q[:, :, None], log_q[:, None, :]) - np.log(2)  # (grid, x'_1, x'_2)
 
     def integral(values):
         return torch.trapezoid(values, Z[:, 0], dim=0)
 
     def one_extra(i):
-        """K = 1: over all pairs (x'_0, x'_1), the code drawn for the first, both densities weighed equally."""
+        """K = 2: over all pairs (x'_1, x'_2), the code drawn for the first, both densities weighed equally."""
         inner = integral(log_q.exp()[:, :, None] * (log_joint[:, i, None, None] - pair))
         return torch.einsum("ab,a,b->", inner, weight[i], weight[i])
 

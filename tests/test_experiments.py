@@ -27,7 +27,7 @@ from dvae_lib import (
     train,
 )
 from dvae_lib import rectangles as draw_rectangles
-from experiments import gaps, measures, mnist, rectangles, runs, squares, strip
+from experiments import gaps, measures, mnist, planes, rectangles, runs, squares, strip
 
 SETTINGS = {"steps": 3, "rate": 0.001}
 
@@ -120,11 +120,12 @@ def test_an_estimate_makes_nothing(path, monkeypatch, capsys):
 def test_make_says_how_long_all_of_it_takes_and_then_runs_all_of_it():
     root = Path(runs.__file__).resolve().parent.parent
     programs = {path.stem for path in root.glob("experiments/*.py") if "__main__" in path.read_text()}
-    assert programs == EXPERIMENTS.keys() | {"strip"}  # which takes a minute, and needs the squares
+    assert programs == EXPERIMENTS.keys() | {"strip", "planes"}  # which take minutes, and need the squares
     recipe = re.search(r"\nexperiments: .*\n((?:\t.*\n)+)", (root / "Makefile").read_text())[1].splitlines()
     calls = [re.search(r"-m experiments\.(\w+)(.*)", line).groups() for line in recipe]
     first, *others = EXPERIMENTS
-    assert calls == [(name, " --estimate") for name in EXPERIMENTS] + [(name, "") for name in (first, "strip", *others)]
+    order = (first, "strip", "planes", *others)
+    assert calls == [(name, " --estimate") for name in EXPERIMENTS] + [(name, "") for name in order]
 
 
 @pytest.fixture
@@ -588,6 +589,37 @@ def test_the_stored_strip_was_made_by_this_program_and_is_small():
     assert settings["map"] == [strip.SIDE, strip.LIMIT]
     assert tuple(content["steps"]) == strip.STEPS
     assert tuple(content["seeds"]) == strip.chosen(runs.stored(squares.PATH)["runs"])
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", planes.GROUPS)
+def test_a_plane_is_that_of_the_run_that_it_names(name):
+    found, (model, last) = planes.measured(squares.GROUPS[name], 1), squares.trained(f"{name}/1")
+    corner = model.decode(torch.tensor([[-planes.EDGE, planes.EDGE]])).sigmoid()[0, 0].detach()
+    assert found["pictures"].shape == (planes.TILES, planes.TILES, 24, 24)
+    assert np.abs(found["pictures"][0, 0] / 255 - corner.numpy()).max() < 1 / 255
+    assert found["bad"] == squares.samples_from_the_prior(model)["below 0.7"]
+    assert found["protocol"] == pytest.approx(np.array([[last["reconstruction"], last["kl"]]]), rel=1e-5)
+
+
+def test_planes_are_of_the_first_seeds_of_their_kind():
+    vae, dvae = (0.02, 0.0, 0.03, 0.0), (0.02, 0.0, 0.0, 0.05)
+    shares = {f"vae/{i}": x for i, x in enumerate(vae)} | {f"dvae-0.1/{i}": x for i, x in enumerate(dvae)}
+    assert planes.chosen({name: {"prior": {"below 0.7": share}} for name, share in shares.items()}) == (1, 2, 3)
+
+
+def test_the_stored_planes_were_made_by_this_program_and_are_small():
+    assert planes.PATH.stat().st_size < 300_000
+    content = np.load(planes.PATH)
+    settings = json.loads(str(content["settings"]))
+    wanted = json.loads(json.dumps([squares.SETTINGS[f"group {group}"] for group in planes.GROUPS]))
+    assert settings["configs"] == wanted
+    assert settings["map"] == [strip.SIDE, strip.LIMIT]
+    assert settings["tiles"] == [planes.TILES, planes.EDGE]
+    assert tuple(content["groups"]) == planes.GROUPS
+    assert tuple(content["seeds"]) == planes.chosen(runs.stored(squares.PATH)["runs"])
+    steps = squares.GROUPS["vae"].config.steps
+    assert content["protocol"].shape == (2, 3, steps // planes.WINDOW, 2)
 
 
 def test_a_strip_that_is_written_is_whole(path):

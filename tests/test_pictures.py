@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nbclient
 import nbformat
 import numpy as np
 import pictures
 import pytest
+import readme_picture
 
 from dvae_lib import default_device
+from dvae_lib.plotting import use_book_style
 
 ROOT = Path(__file__).resolve().parent.parent
 OTHER = {"Software": "a matplotlib of another version"}
@@ -96,6 +99,17 @@ def test_transparency_is_white():
     picture, maker = pictures.decode(base64.b64encode(file.getvalue()).decode())
     assert picture.getextrema() == ((255, 255),) * 3
     assert "matplotlib" in maker.lower()
+
+
+def test_the_readme_shows_what_the_shipped_networks_make_today():
+    stored = base64.b64encode(readme_picture.PICTURE.read_bytes()).decode()
+    with mpl.rc_context():
+        use_book_style()
+        file = io.BytesIO()
+        readme_picture.draw().savefig(file, format="png")
+    assert pictures.problem(stored, base64.b64encode(file.getvalue()).decode()) is None
+    text = (ROOT / "README.md").read_text()
+    assert f"](_static/{readme_picture.PICTURE.name})" in text
 
 
 def cell(slope, *tags):

@@ -32,6 +32,7 @@ from dvae_lib.widgets import (
     Networks,
     TrainAgain,
     TrainingNoise,
+    explorers,
     stills,
 )
 
@@ -197,6 +198,16 @@ def test_where_nothing_runs_a_cell_shows_a_picture_of_the_explorer(explorer, net
         assert (picture(others) != first).any(), change
     assert dict(mpl.rcParams) == style
     assert not plt.get_fignums()  # nothing that the next cell would show
+
+
+def test_a_live_kernel_draws_no_picture(networks, monkeypatch):
+    """It would wait for what nobody looks at; `tools/refresh.py` and the tests ask for it."""
+    built = LatentMap(networks)
+    assert "image/png" in built._repr_mimebundle_()
+    monkeypatch.setattr(explorers, "still", lambda view: pytest.fail("a picture was drawn"))
+    for value in ("", None):
+        monkeypatch.delenv("DVAE_STILLS") if value is None else monkeypatch.setenv("DVAE_STILLS", value)
+        assert set(built._repr_mimebundle_()) == {"text/plain", "application/vnd.jupyter.widget-view+json"}
 
 
 @pytest.mark.parametrize("name", ["GROUND", "CLEAN", "NOISY", "FRAMES", "BAR_DRAWS", "ZOOM"])

@@ -23,6 +23,7 @@ sys.path.append(str(ROOT))
 from experiments.ledger import lookup
 
 LEDGER = ROOT / "book" / "ledger.md"
+README = ROOT / "README.md"  # its numbers are compared and renewed as well, but not listed
 COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)  # every comment of a page is a reference
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SEPARATOR = r"\{,\}|\\,|,"  # of thousands
@@ -174,11 +175,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--update", action="store_true", help="replace the numbers that disagree")
     update = parser.parse_args(arguments).update
-    wrong = [entry for entry in entries() if not entry.agrees()]
+    files = [*page_files(), README]
+    wrong = [entry for entry in entries(files) if not entry.agrees()]
     for entry in wrong:
         print(f"{entry.page.name}, {entry.section}: {entry.printed} is {entry.value:.6g} ({entry.reference})")
     if update:
-        for path in page_files():
+        for path in files:
             rewrite(path, updated)
     LEDGER.write_text(listing(entries()))
     return int(bool(wrong) and not update)

@@ -92,7 +92,7 @@ def refresh(path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    os.environ["TQDM_DISABLE"] = "1"  # as in the tests
+    os.environ |= {"TQDM_DISABLE": "1", "DVAE_STILLS": "1"}  # as in the tests
     failures = 0
     for path in [Path(name).resolve() for name in arguments] or notebooks():
         start = time.perf_counter()

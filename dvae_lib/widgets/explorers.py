@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,9 +42,9 @@ class Explorer(ipywidgets.VBox):
     _ipython_display_ = None  # that of ipywidgets 7 would come first, and knows of no picture
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        """Return the live view and, for where nothing runs, a still picture."""
+        """Return the live view; where outputs are to be stored (DVAE_STILLS is set) with a still picture as well."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        picture = still(self.view)
+        picture = still(self.view) if os.environ.get("DVAE_STILLS") else None  # it takes a second or two
         bundle = {"text/plain": repr(self), "application/vnd.jupyter.widget-view+json": view}
         return bundle | ({"image/png": picture} if picture else {})
 
