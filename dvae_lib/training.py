@@ -111,10 +111,10 @@ def training_step(run: Run) -> None:
     size = run.config.batch_size // run.processes
     index = torch.randint(len(run.images), (size,), generator=run.generator, device=run.device)
     batch = run.images[index]  # (n, channels, height, width)
-    learning_rate, kl_weight, temperature = run.schedule.index_select(0, run.step).squeeze(0)  # (1, 3) -> three of ()
+    learning_rate, kl_weight = run.schedule.index_select(0, run.step).squeeze(0)  # (1, 2) -> two of ()
     optimizer.param_groups[0]["lr"].copy_(learning_rate)
-    for sampler in run.samplers:  # of a code of bits
-        sampler.current.copy_(temperature)
+    for sampler in run.samplers:  # those with a temperature
+        sampler.current.copy_(run.temperatures.index_select(0, run.step).squeeze(0))  # (1,) -> ()
     # without the cache of cast weights: inside of a caller's autocast it would outlive the update of the weights
     with torch.autocast(run.device.type, torch.bfloat16, run.precision == "bfloat16", cache_enabled=False):
         logits = run.forward(batch)  # the shape of batch

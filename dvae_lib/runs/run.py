@@ -43,13 +43,11 @@ class Run:
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
         # processes average their gradients: times their number, that is the sum over the joined batch
         self.factor = torch.tensor(float(self.processes), device=device)  # ()
+        schedule = [(config.learning_rate_at(step), config.kl_weight_at(step)) for step in range(config.steps)]
+        self.schedule = torch.tensor(schedule, dtype=torch.float32, device=device)  # (steps, 2)
         self.samplers: list[Any] = [module for module in self.modules if hasattr(module, "temperature")]
         first = self.samplers[0].temperature if self.samplers else 1.0
-        schedule = [
-            (config.learning_rate_at(step), config.kl_weight_at(step), config.temperature_at(step, first))
-            for step in range(config.steps)
-        ]
-        self.schedule = torch.tensor(schedule, dtype=torch.float32, device=device)  # (steps, 3)
+        self.temperatures = torch.tensor([config.temperature_at(t, first) for t in range(config.steps)], device=device)
         self.columns: Callable[..., Any] = BernoulliProtocol if self.samplers else Protocol
         self.rows = torch.zeros(config.steps, len(fields(Protocol)), device=device)  # (steps, 6)
         self.optimizer = torch.optim.AdamW(
