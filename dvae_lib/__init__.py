@@ -1,4 +1,4 @@
-"""dvae_lib: the denoising variational auto-encoder, in as little code as it takes to read it in one sitting."""
+"""dvae_lib: the denoising variational auto-encoder, as the book's chapters develop it."""
 
 from dvae_lib.checkpoints import load_checkpoint, save_checkpoint, shipped
 from dvae_lib.configuration import BernoulliProtocol, Protocol, TrainingConfig

@@ -127,8 +127,8 @@ class Protocol(_Columns):
     """What a run measured, a row a step, in named columns of shape (steps,).
 
     Args:
-        reconstruction: binary cross-entropy of the batch before the update, in nats, per image.
-        kl: divergence of the batch, in nats, per image, with the divergence layer's weight, without the warm-up's.
+        reconstruction: the cost -ln p(x|z), a cross-entropy, before the update, in nats, per image of the batch.
+        kl: divergence, in nats, per image of the batch, with the divergence layer's weight, without the warm-up's.
         mean: mean of the posterior means over batch and code.
         log_variance_std: standard deviation of the log-variances over batch and code.
         log_variance_mean: mean of the log-variances over batch and code.

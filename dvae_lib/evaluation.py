@@ -2,7 +2,8 @@
 
 The bounds draw codes with `model.sampler` and corruptions with `model.noise`, hence from PyTorch's default generator
 unless these layers hold one of their own. Memory grows neither with the number of images nor with that of draws. The
-chapter "The denoising bound" derives `denoising_bound`, "The evidence lower bound" the others and the exact value.
+chapter "The denoising bound" derives `denoising_bound`, "The evidence lower bound" the other bounds and the exact
+log-likelihood; "The denoising VAE and its manifold" introduces the overlaps.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Estimate(NamedTuple):
 
 
 def elbo(model: VariationalAutoencoder, images: Tensor, samples: int = 100, batch_size: int = 1000) -> Estimate:
-    """Evidence lower bound of clean images, E_q(z|x)[ln p(x|z)] - KL(q(z|x) || p(z)), the divergence in closed form.
+    """Evidence lower bound of clean images, -(KL(q(z|x) || p(z)) + reconstruction), the divergence in closed form.
 
     Args:
         model: with a Gaussian code or one of bits; in eval mode, as the samples of bits are relaxed in train mode.
@@ -51,7 +52,7 @@ def elbo(model: VariationalAutoencoder, images: Tensor, samples: int = 100, batc
         batch_size: images at a time.
 
     Returns:
-        The bound for each image, (n,), in nats.
+        The bound for each image, (n,), in nats; the reconstruction in it is the cost -E_q(z|x) ln p(x|z).
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, rank, size or range.
@@ -86,7 +87,7 @@ def denoising_bound(
         noise: the corruption, a layer with `corrupt`; None takes the model's.
 
     Raises:
-        TypeError, ValueError: as `elbo`; neither `noise` nor the model's.
+        TypeError, ValueError: as `elbo`; there is neither `noise` nor a noise layer of the model.
 
     Source: Im et al. (2017), with the order of the bounds put right; Yin and Zhou (2018) for K > 1.
     """
@@ -157,11 +158,11 @@ def exact_log_likelihood(
     Args:
         model: with a code of two entries, or of up to 12 bits.
         images: (n, channels, height, width), on the model's device, in [0, 1].
-        nodes: of the first grid along each axis, at least 2; from one to the next ln p(x, z) may change by 20 nats.
+        nodes: of the first grid along each axis, at least 2; between two of them ln p(x, z) may change by 20 nats.
         limit: where the grid ends, greater than 0; beyond 7 lies 5e-12 of the prior.
 
     Returns:
-        For each image, (n,), in nats; as its standard error what leaving out every second node changes.
+        ln p(x) of each image, (n,), in nats; as its standard error, what leaving out every second node changes.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, rank, size or range; a code of another size.

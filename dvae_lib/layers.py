@@ -38,7 +38,7 @@ class _GaussianKL(torch.autograd.Function):
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of N(mean, diag(exp(log_variance))) from N(0, I), in nats, per image.
+    """Divergence KL(q(z|x) || p(z)) of N(mean, diag(exp(log_variance))) from N(0, I), in nats, per image.
 
     Args:
         mean: (batch, code).
@@ -51,7 +51,7 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
         TypeError: an argument is not a floating-point tensor.
         ValueError: an argument is not a matrix, or the shapes differ.
 
-    Source: Kingma and Welling (2014), appendix B.
+    Derived in the chapter "The divergence layer". Source: Kingma and Welling (2014), appendix B.
     """
     check_gaussian(mean, log_variance)
     # in float32 at least, as under autocast the inputs may have 8 bits
@@ -120,7 +120,7 @@ class KullbackLeiblerDivergence(nn.Module):
     Raises:
         TypeError, ValueError: `weight` is not a number, negative or not finite; in `forward`, as `gaussian_kl`.
 
-    Source: Stutz's article and Kingma and Welling (2014).
+    Developed in the chapter "The divergence layer". Source: Stutz's article and Kingma and Welling (2014).
     """
 
     def __init__(self, weight: float = 1.0) -> None:
@@ -164,7 +164,7 @@ class ReparameterizationSampler(nn.Module):
     Raises:
         TypeError, ValueError: in `forward`, as `gaussian_kl`.
 
-    Source: Kingma and Welling (2014), section 2.4.
+    Derived in the chapter "The sampler". Source: Kingma and Welling (2014), section 2.4.
     """
 
     def __init__(self, generator: torch.Generator | None = None) -> None:

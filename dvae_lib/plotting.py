@@ -2,7 +2,7 @@
 
 All draw with matplotlib on the axes or figure that they return, in a palette that colour-blind readers can tell
 apart (Okabe and Ito). `use_book_style` sets what the book's figures share. Source of the manifold: the figure of
-Stutz's article, in the chapter "The manifold".
+Stutz's article, in the chapter "The denoising VAE and its manifold".
 """
 
 from __future__ import annotations

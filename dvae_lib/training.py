@@ -1,7 +1,7 @@
 """The training loop: one function for every model, on CPU and GPU.
 
-The chapter "The training loop" develops it, and "The speed of a step" makes it fast; source: the listing of
-Stutz's article.
+The chapter "The training loop" develops it, "The speed of a step" makes it fast, and "The CUDA training loop, built"
+captures it; source: the listing of Stutz's article.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     on_report: Callable[[int, Protocol], object] | None = None,
 ) -> Protocol:
-    """Minimise reconstruction + divergence, summed over the batch, with Adam.
+    """Minimise J = reconstruction + divergence, both costs in nats, summed over the batch, with Adam.
 
     The images move to the device once; batches, noise and codes are drawn there, and the host waits for the device
     only when it reports, every `config.report_every` steps. The first Ctrl-C ends the run at the next report, which
@@ -48,7 +48,7 @@ def train(
     the file is there at the start, the run goes on from it: killed and called again, it ends with the weights of a run
     that was never killed, on the CPU to the last bit.
 
-    Under torchrun, with torch.distributed initialised, the processes share each batch, draw each their own
+    Under torchrun, with torch.distributed initialised, the processes share each batch, draw their own
     images, noise and codes, and average their gradients; rank 0 alone shows progress and writes.
 
     Args:
@@ -59,7 +59,7 @@ def train(
         progress: show a progress bar, unless the environment variable TQDM_DISABLE is set.
         checkpoint: a file that the run writes and, when it is there, goes on from.
         on_report: called at each report with the number of steps made and the protocol of those since the report
-            before; where it returns True, that is enough, and the run ends.
+            before; where it returns True, the run ends.
 
     Returns:
         The protocol, with a row for every step made; of several processes, the mean of their rows.

@@ -39,16 +39,18 @@ HEAD = """\
 
 **Where does each number come from?**
 
-What a page computes it prints, and the tests compare it. Some numbers in the text are instead the outcome of many
-trainings, which no page can repeat: those in the files of `experiments/results/`, written by the programs beside them.
-Next to each such number the page's source carries a comment that names the file, the group of runs, the place of the
-number in each run, and the statistic over the runs, which differ in their seeds. A test looks every one of them up and
-compares it with what is printed. Here they are all, chapter by chapter.
+A number that a page computes is printed there, and the tests compare it. Other numbers in the text are the outcome of
+many trainings, which no page can repeat. They come from the files of `experiments/results/`, written by the programs
+beside them. Next to each such number the page's source carries a comment that names the file, the group of runs, the
+place of the number in each run, and the statistic over the runs, which differ in their seeds. A test looks every one
+of them up and compares it with what is printed. This page lists them all, chapter by chapter.
 
-`low` and `high` are the ends of the $95\\,\\%$ $t$-interval of the mean over the seeds, `half` is half its width;
-`above` counts the runs whose value exceeds a limit, and `fisher` is the two-sided $p$-value of Fisher's exact test for
-two such counts. A group `a - b` is the difference of two groups, seed by seed, and a path `a - b` that of two numbers
-of each run.
+Most of the statistics bear their usual names; `least` and `most` are the smallest and the largest value, `sd` is the
+standard deviation over the runs, and `runs` says how many there are. `low` and `high` are the ends of the $95\\,\\%$
+$t$-interval of the mean over the seeds. `above` counts the runs whose value exceeds a limit, and `fisher` is the
+two-sided $p$-value of Fisher's exact test for two such counts, those of the groups `a & b`. `seed` takes the value of
+a single run. `minus` changes the sign, and `100 x` makes a percentage. A group `a - b` is the difference of two groups,
+seed by seed, and a path `a - b` that of two numbers of each run.
 """
 
 
