@@ -25,6 +25,7 @@ from dvae_lib import (
     exact_log_likelihood,
     importance_weighted_bound,
     load_checkpoint,
+    plot_protocol,
     save_checkpoint,
     train,
 )
@@ -260,3 +261,12 @@ def test_too_many_bits_are_not_enumerated():
     model = bernoulli_vae((1, 2, 3), latent_size=13, hidden_size=5)
     with pytest.raises(ValueError, match=r"^model must have a code of two entries, or of up to 12 bits, got 13$"):
         exact_log_likelihood(model, IMAGES.float())
+
+
+def test_the_protocol_of_bits_is_drawn_with_its_own_label():
+    protocol = train(toy().float(), IMAGES.float(), TrainingConfig(steps=4, batch_size=4), device="cpu", progress=False)
+    figure = plot_protocol({"bits": protocol}, window=2)
+    last = figure.axes[3]
+    assert last.get_ylabel() == "logit: mean $\\pm$ std"
+    np.testing.assert_allclose(last.lines[0].get_ydata(), protocol.logit_mean.reshape(2, 2).mean(1))
+    np.testing.assert_allclose(figure.axes[2].lines[0].get_ydata(), protocol.mean.reshape(2, 2).mean(1))
