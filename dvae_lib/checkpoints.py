@@ -30,7 +30,7 @@ def save_checkpoint(
     The file appears under its name only when it is complete; an earlier file of that name stays whole until then.
 
     Args:
-        path: where to write, conventionally *.safetensors.
+        path: where to write, conventionally `*.safetensors`.
         model: whose weights to write.
         config: the run that made them.
         dtype: what to store the weights in, torch.float16 say; None keeps theirs.
