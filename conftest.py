@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items):
     """Leave out the notebooks that would download the digits; the summary at the end says so."""
     needing = {item.path for item in items if hasattr(item, "cell") and "binarized_mnist(" in item.cell.source}
     if needing:
-        from dvae_lib.data import mnist_is_at_hand
+        from dvae_lib.runs.digits import mnist_is_at_hand
 
         for item in items:
             if item.path in needing and not mnist_is_at_hand():

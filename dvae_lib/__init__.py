@@ -1,7 +1,7 @@
 """dvae_lib: the denoising variational auto-encoder, as the book's chapters develop it."""
 
 from dvae_lib.checkpoints import load_checkpoint, save_checkpoint, shipped
-from dvae_lib.configuration import Protocol, TrainingConfig
+from dvae_lib.configuration import BernoulliProtocol, Protocol, TrainingConfig
 from dvae_lib.data import all_squares, binarized_mnist, rectangles, squares
 from dvae_lib.evaluation import (
     Estimate,
@@ -12,8 +12,22 @@ from dvae_lib.evaluation import (
     importance_weighted_bound,
     iou,
 )
-from dvae_lib.layers import KullbackLeiblerDivergence, ReparameterizationSampler, gaussian_kl
-from dvae_lib.models import GaussianHeads, VariationalAutoencoder, mlp_vae
+from dvae_lib.layers import (
+    BernoulliDivergence,
+    ConcreteSampler,
+    KullbackLeiblerDivergence,
+    ReparameterizationSampler,
+    bernoulli_kl,
+    gaussian_kl,
+)
+from dvae_lib.models import (
+    BernoulliHead,
+    GaussianHeads,
+    VariationalAutoencoder,
+    bernoulli_vae,
+    convolutional_vae,
+    mlp_vae,
+)
 from dvae_lib.noise import BernoulliNoise, GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from dvae_lib.plotting import image_grid, latent_grid, plot_protocol, show_manifold
 from dvae_lib.runs.devices import default_device
@@ -21,7 +35,11 @@ from dvae_lib.training import train, training_step
 from dvae_lib.verify import verify_close, verify_mean
 
 __all__ = [
+    "BernoulliDivergence",
+    "BernoulliHead",
     "BernoulliNoise",
+    "BernoulliProtocol",
+    "ConcreteSampler",
     "Estimate",
     "GaussianHeads",
     "GaussianNoise",
@@ -33,8 +51,11 @@ __all__ = [
     "TrainingConfig",
     "VariationalAutoencoder",
     "all_squares",
+    "bernoulli_kl",
+    "bernoulli_vae",
     "best_square_iou",
     "binarized_mnist",
+    "convolutional_vae",
     "default_device",
     "denoising_bound",
     "elbo",

@@ -73,6 +73,12 @@ def check_image_values(name: str, images: Tensor) -> Tensor:
     return images
 
 
+def check_logits(logits: object) -> None:
+    """Pass if `logits` is a floating-point matrix (batch, code)."""
+    if (logits := check_floating("logits", logits)).ndim != 2:
+        raise ValueError(f"logits must have shape (batch, code), got {tuple(logits.shape)}")
+
+
 def check_gaussian(mean: object, log_variance: object) -> None:
     """Pass if `mean` and `log_variance` are floating-point matrices of one shape (batch, code)."""
     mean, log_variance = check_floating("mean", mean), check_floating("log_variance", log_variance)

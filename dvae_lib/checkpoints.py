@@ -15,10 +15,10 @@ from torch import nn
 
 from dvae_lib import noise as noises
 from dvae_lib.configuration import TrainingConfig
-from dvae_lib.models import VariationalAutoencoder, mlp_vae
+from dvae_lib.models import VariationalAutoencoder, bernoulli_vae, convolutional_vae, mlp_vae
 from dvae_lib.runs import files
 
-_BUILDERS = {"mlp_vae": mlp_vae}
+_BUILDERS = {build.__name__: build for build in (mlp_vae, convolutional_vae, bernoulli_vae)}
 _SHIPPED = Path(__file__).resolve().parent.parent / "weights"  # in a clone of the book
 
 
@@ -30,7 +30,7 @@ def save_checkpoint(
     The file appears under its name only when it is complete; an earlier file of that name stays whole until then.
 
     Args:
-        path: where to write, conventionally *.safetensors.
+        path: where to write, conventionally `*.safetensors`.
         model: whose weights to write.
         config: the run that made them.
         dtype: what to store the weights in, torch.float16 say; None keeps theirs.

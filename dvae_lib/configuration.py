@@ -29,6 +29,7 @@ class TrainingConfig:
         decay: of the inverse-time schedule, per step.
         weight_decay: a step shrinks each weight by this times the learning rate (AdamW, Loshchilov and Hutter, 2019).
         kl_warm_up: steps over which the factor on the divergence rises from 0 to 1; 0 for 1 from the start.
+        final_temperature: to which that of a Concrete sampler falls, by the same factor a step; None keeps its own.
         precision: of the matrix products: "float32"; "tf32" or "bfloat16" (autocast), where the device has them.
         hidden_size: the width that the run's networks are built with; `train` takes the model as it is.
         seed: of the batches, the noise and the codes; a layer with a generator of its own keeps to that.
@@ -49,6 +50,7 @@ class TrainingConfig:
     decay: float = 1e-4
     weight_decay: float = 0.0
     kl_warm_up: int = 0
+    final_temperature: float | None = None
     precision: str = "float32"
     hidden_size: int = 1152
     seed: int = 0
@@ -65,6 +67,8 @@ class TrainingConfig:
             check_number(name, getattr(self, name), 0)
         if check_number("learning_rate", self.learning_rate, 0) == 0:
             raise ValueError("learning_rate must be greater than 0, got 0")
+        if self.final_temperature is not None and check_number("final_temperature", self.final_temperature, 0) == 0:
+            raise ValueError("final_temperature must be greater than 0, got 0")
         if not isinstance(self.graph, bool):
             raise TypeError(f"graph must be True or False, got {type(self.graph).__name__} {self.graph!r}")
         for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
@@ -91,9 +95,35 @@ class TrainingConfig:
         """Return the factor on the divergence in step `step`, beside the divergence layer's own weight."""
         return min(1.0, step / self.kl_warm_up) if self.kl_warm_up else 1.0
 
+    def temperature_at(self, step: int, first: float) -> float:
+        """Return the temperature of step `step`, for a sampler whose temperature is `first` in step 0."""
+        if self.final_temperature is None or self.steps == 1:
+            return first
+        return first * (self.final_temperature / first) ** (step / (self.steps - 1))
 
-@dataclass(frozen=True)
-class Protocol:
+
+class _Columns:
+    """What the protocols share: columns by name, each (steps,)."""
+
+    reconstruction: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.reconstruction)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {len(self)} steps: {', '.join(self.to_dict())}"
+
+    def to_dict(self) -> dict[str, NDArray[np.float32]]:
+        """Return the columns by name, each (steps,)."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+    def to_numpy(self) -> NDArray[np.float32]:
+        """Return all columns as one array, (steps, 6), in the order of `to_dict`."""
+        return np.stack(list(self.to_dict().values()), axis=1)
+
+
+@dataclass(frozen=True, repr=False)
+class Protocol(_Columns):
     """What a run measured, a row a step, in named columns of shape (steps,).
 
     Args:
@@ -112,16 +142,20 @@ class Protocol:
     log_variance_mean: NDArray[np.float32]
     learning_rate: NDArray[np.float32]
 
-    def __len__(self) -> int:
-        return len(self.reconstruction)
 
-    def __repr__(self) -> str:
-        return f"Protocol of {len(self)} steps: {', '.join(self.to_dict())}"
+@dataclass(frozen=True, repr=False)
+class BernoulliProtocol(_Columns):
+    """What a run of a model with a code of bits measured: `Protocol`, with logits in the place of log-variances.
 
-    def to_dict(self) -> dict[str, NDArray[np.float32]]:
-        """Return the columns by name, each (steps,)."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    Args, beside those of `Protocol`:
+        mean: mean of the bits' probabilities over batch and code.
+        logit_std: standard deviation of their logits over batch and code.
+        logit_mean: mean of their logits.
+    """
 
-    def to_numpy(self) -> NDArray[np.float32]:
-        """Return all columns as one array, (steps, 6), in the order of `to_dict`."""
-        return np.stack(list(self.to_dict().values()), axis=1)
+    reconstruction: NDArray[np.float32]
+    kl: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    logit_std: NDArray[np.float32]
+    logit_mean: NDArray[np.float32]
+    learning_rate: NDArray[np.float32]

@@ -1,9 +1,9 @@
 """Numbers to judge a model by: bounds on the log-likelihood, in nats per image, and how square a picture is.
 
 The bounds draw codes with `model.sampler` and corruptions with `model.noise`, hence from PyTorch's default generator
-unless these layers hold one of their own. They take images in batches and draws one after the other, so that memory
-grows with neither number. The chapter "The denoising bound" derives `denoising_bound`, "The evidence lower bound" the
-other bounds and the exact log-likelihood; "The denoising VAE and its manifold" introduces the overlaps.
+unless these layers hold one of their own. Memory grows neither with the number of images nor with that of draws. The
+chapter "The denoising bound" derives `denoising_bound`, "The evidence lower bound" the other bounds and the exact
+log-likelihood; "The denoising VAE and its manifold" introduces the overlaps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dvae_lib._checks import check_image_shape, check_image_values, check_integer, check_number
 from dvae_lib.data import IMAGE_SIZE, all_squares
-from dvae_lib.layers import gaussian_kl
+from dvae_lib.layers import bernoulli_kl, gaussian_kl, log_density
 from dvae_lib.models import VariationalAutoencoder
 
 
@@ -46,7 +46,7 @@ def elbo(model: VariationalAutoencoder, images: Tensor, samples: int = 100, batc
     """Evidence lower bound of clean images, -(KL(q(z|x) || p(z)) + reconstruction), the divergence in closed form.
 
     Args:
-        model: with a Gaussian code.
+        model: with a Gaussian code or one of bits; in eval mode, as the samples of bits are relaxed in train mode.
         images: (n, channels, height, width), on the model's device, in [0, 1].
         samples: draws of the code for each image.
         batch_size: images at a time.
@@ -61,11 +61,9 @@ def elbo(model: VariationalAutoencoder, images: Tensor, samples: int = 100, batc
     """
 
     def bound(batch: Tensor) -> Estimate:
-        mean, log_variance = model.encode(batch)
-        divergence = gaussian_kl(mean, log_variance)  # (n,)
-        return _mean_over_draws(
-            lambda: _log_likelihood(model, batch, model.sampler(mean, log_variance)) - divergence, samples
-        )
+        parameters = model.encode(batch)
+        divergence = gaussian_kl(*parameters) if len(parameters) == 2 else bernoulli_kl(*parameters)  # (n,)
+        return _mean_over_draws(lambda: _log_likelihood(model, batch, model.sampler(*parameters)) - divergence, samples)
 
     return _over_batches(bound, images, samples, batch_size)
 
@@ -103,10 +101,10 @@ def denoising_bound(
         def draw() -> Tensor:
             parameters = model.encode(corrupt(batch))
             codes = model.sampler(*parameters)
-            log_q = _log_normal(codes, *parameters)
+            log_q = log_density(codes, *parameters)
             for _ in range(extra_corruptions):
-                log_q = torch.logaddexp(log_q, _log_normal(codes, *model.encode(corrupt(batch))))
-            return _log_joint(model, batch, codes) - log_q + math.log(extra_corruptions + 1)
+                log_q = torch.logaddexp(log_q, log_density(codes, *model.encode(corrupt(batch))))
+            return _log_joint(model, batch, codes, len(parameters)) - log_q + math.log(extra_corruptions + 1)
 
         return _mean_over_draws(draw, samples)
 
@@ -134,7 +132,7 @@ def importance_weighted_bound(
         log_sum = log_sum_of_squares = batch.new_full((len(batch),), -math.inf)
         for _ in range(samples):
             codes = model.sampler(*parameters)
-            log_weight = _log_joint(model, batch, codes) - _log_normal(codes, *parameters)
+            log_weight = _log_joint(model, batch, codes, len(parameters)) - log_density(codes, *parameters)
             log_sum = torch.logaddexp(log_sum, log_weight)
             log_sum_of_squares = torch.logaddexp(log_sum_of_squares, 2 * log_weight)
         # K sum w^2 / (sum w)^2 - 1, the relative variance of the weights; rounding may take it below 0
@@ -151,12 +149,14 @@ def exact_log_likelihood(
 ) -> Estimate:
     """ln p(x) of a model with a code of two entries: the sum of p(x|z) p(z) over a grid of codes times a cell's area.
 
+    For a code of up to 12 bits it is the mean of p(x|z) over all codes, with no error but that of rounding.
+
     The grid reaches from -limit to limit. Where every second node alone gives another value by more than 1e-3 nats, the
     cells that matter for such an image are divided into four, again and again. The decoder runs in its own precision,
     all sums in float64, on the CPU where the device has no float64.
 
     Args:
-        model: with a code of two entries.
+        model: with a code of two entries, or of up to 12 bits.
         images: (n, channels, height, width), on the model's device, in [0, 1].
         nodes: of the first grid along each axis, at least 2; between two of them ln p(x, z) may change by 20 nats.
         limit: where the grid ends, greater than 0; beyond 7 lies 5e-12 of the prior.
@@ -171,8 +171,14 @@ def exact_log_likelihood(
     check_integer("nodes", nodes, 2)
     if check_number("limit", limit, 0) == 0:
         raise ValueError("limit must be greater than 0, got 0")
-    if (size := model.encode(images[:1])[0].shape[1]) != 2:
-        raise ValueError(f"model must have a code of two entries, got {size}")
+    parameters = model.encode(images[:1])
+    size, bits = parameters[0].shape[1], len(parameters) == 1
+    if size > 12 if bits else size != 2:
+        raise ValueError(f"model must have a code of two entries, or of up to 12 bits, got {size}")
+    if bits:
+        codes = torch.cartesian_prod(*size * [_in_float64(torch.arange(2, device=images.device))]).view(-1, size)
+        value = _log_joint_of_cells(model, images, codes, 1).logsumexp(0)
+        return Estimate(value, torch.zeros_like(value))
     parts = [_integral(model, some, nodes, limit) for some in images.split(256)]
     return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
@@ -247,25 +253,19 @@ def _log_likelihood(model: VariationalAutoencoder, images: Tensor, codes: Tensor
     return -functional.binary_cross_entropy_with_logits(logits, images, reduction="none").flatten(1).sum(1)
 
 
-def _log_normal(codes: Tensor, mean: Tensor | float, log_variance: Tensor) -> Tensor:
-    """Return the log-density of N(mean, diag(exp(log_variance))) at `codes`, (n,)."""
-    square = (codes - mean).square() * torch.exp(-log_variance)
-    return -0.5 * (square + log_variance + math.log(2 * math.pi)).sum(1)  # (n, code) -> (n,)
+def _log_joint(model: VariationalAutoencoder, images: Tensor, codes: Tensor, parameters: int) -> Tensor:
+    """Return ln p(x, z) = ln p(x|z) + ln p(z), (n,); the prior is the posterior whose parameters are all 0."""
+    return _log_likelihood(model, images, codes) + log_density(codes, *parameters * [torch.zeros_like(codes)])
 
 
-def _log_joint(model: VariationalAutoencoder, images: Tensor, codes: Tensor) -> Tensor:
-    """Return ln p(x, z) = ln p(x|z) + ln p(z), (n,)."""
-    return _log_likelihood(model, images, codes) + _log_normal(codes, 0.0, torch.zeros_like(codes))
-
-
-def _log_joint_of_cells(model: VariationalAutoencoder, images: Tensor, cells: Tensor) -> Tensor:
+def _log_joint_of_cells(model: VariationalAutoencoder, images: Tensor, cells: Tensor, parameters: int = 2) -> Tensor:
     """Return ln p(x, z) of the n images at each of the m codes `cells`, (m, 2), float64: (m, n), float64."""
     rows = []
     for codes in cells.split(4000):
         logits = _in_float64(model.decode(codes.to(next(model.parameters()))).flatten(1))  # (4000, pixels)
         # x ln theta + (1 - x) ln(1 - theta) = x logit - ln(1 + e^logit)
         likelihood = logits @ images.flatten(1).to(logits).T - functional.softplus(logits).sum(1, keepdim=True)
-        rows.append(likelihood + _log_normal(codes, 0.0, torch.zeros_like(codes))[:, None])  # (4000, n)
+        rows.append(likelihood + log_density(codes, *parameters * [torch.zeros_like(codes)])[:, None])  # (4000, n)
     return torch.cat(rows)
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dvae_lib._checks import check_image_shape, check_integer, check_number
-from dvae_lib.configuration import Protocol
+from dvae_lib.configuration import BernoulliProtocol, Protocol
 from dvae_lib.models import VariationalAutoencoder
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -116,7 +116,10 @@ def show_manifold(model: VariationalAutoencoder, axes: Axes | None = None, size:
     return axes
 
 
-def plot_protocol(protocols: Mapping[str, Protocol] | Protocol, window: int = 50) -> Figure:
+Run = Protocol | BernoulliProtocol
+
+
+def plot_protocol(protocols: Mapping[str, Run] | Run, window: int = 50) -> Figure:
     """Plot the five statistics of one run or of several, as means over windows of `window` steps.
 
     Args:
@@ -125,19 +128,20 @@ def plot_protocol(protocols: Mapping[str, Protocol] | Protocol, window: int = 50
 
     Returns:
         The figure: reconstruction and divergence in nats per image, the mean of the posterior means, and the
-        log-variances as mean (line) plus and minus one standard deviation (band), against the step.
+        log-variances, or the logits of a code of bits, as mean (line) plus and minus one standard deviation (band),
+        against the step.
 
     Raises:
         TypeError, ValueError: `window` is not an integer of at least 1; `protocols` holds no protocol.
     """
     check_integer("window", window)
-    if not isinstance(protocols, Protocol | Mapping):
+    if not isinstance(protocols, Run | Mapping):
         raise TypeError(f"protocols must be a Protocol or a mapping to Protocols, got {type(protocols).__name__}")
-    runs = {"": protocols} if isinstance(protocols, Protocol) else dict(protocols)
+    runs = {"": protocols} if isinstance(protocols, Run) else dict(protocols)
     if not runs:
         raise ValueError("protocols must hold at least one protocol, got none")
     for name, protocol in runs.items():
-        if not isinstance(protocol, Protocol):
+        if not isinstance(protocol, Run):
             raise TypeError(f"protocols must hold Protocols, got {type(protocol).__name__} as {name!r}")
         if len(protocol) == 0:
             raise ValueError(f"protocols must hold runs of at least one step, got an empty one as {name!r}")
@@ -145,15 +149,18 @@ def plot_protocol(protocols: Mapping[str, Protocol] | Protocol, window: int = 50
     for (name, protocol), style in zip(runs.items(), itertools.cycle(("-", "--", "-.", ":"))):  # colours aside
         columns = {key: _window_means(column, window) for key, column in protocol.to_dict().items()}
         steps = _window_means(np.arange(len(protocol)), window)
-        for axis, key in zip(axes.flat, ("reconstruction", "kl", "mean", "log_variance_mean"), strict=True):
-            axis.plot(steps, columns[key], style, label=name, linewidth=1.2)
-        centre, spread = columns["log_variance_mean"], columns["log_variance_std"]
+        reconstruction, kl, mean, spread, centre, _ = columns.values()
+        for axis, column in zip(axes.flat, (reconstruction, kl, mean, centre), strict=True):
+            axis.plot(steps, column, style, label=name, linewidth=1.2)
         axes[1, 1].fill_between(steps, centre - spread, centre + spread, alpha=0.2, linewidth=0)
+    scales = {
+        "logit" if isinstance(protocol, BernoulliProtocol) else "log-variance": None for protocol in runs.values()
+    }
     labels = (
         "reconstruction (nats per image)",
         "divergence (nats per image)",
         "mean of the means",
-        "log-variance: mean $\\pm$ std",
+        f"{' or '.join(scales)}: mean $\\pm$ std",
     )
     for axis, label in zip(axes.flat, labels, strict=True):
         axis.set_ylabel(label)

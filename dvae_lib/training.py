@@ -98,7 +98,7 @@ def train(
                 if checkpoint is not None and due:
                     run.write(checkpoint, descriptions)
                     written = done
-    return Protocol(*run.rows[:done].cpu().numpy().T)
+    return run.columns(*run.rows[:done].cpu().numpy().T)
 
 
 def training_step(run: Run) -> None:
@@ -113,6 +113,8 @@ def training_step(run: Run) -> None:
     batch = run.images[index]  # (n, channels, height, width)
     learning_rate, kl_weight = run.schedule.index_select(0, run.step).squeeze(0)  # (1, 2) -> two of ()
     optimizer.param_groups[0]["lr"].copy_(learning_rate)
+    for sampler in run.samplers:  # those with a temperature
+        sampler.current.copy_(run.temperatures.index_select(0, run.step).squeeze(0))  # (1,) -> ()
     # without the cache of cast weights: inside of a caller's autocast it would outlive the update of the weights
     with torch.autocast(run.device.type, torch.bfloat16, run.precision == "bfloat16", cache_enabled=False):
         logits = run.forward(batch)  # the shape of batch
@@ -121,11 +123,11 @@ def training_step(run: Run) -> None:
     optimizer.zero_grad(set_to_none=True)
     (reconstruction + kl_weight * model.kl).backward(run.factor)
     optimizer.step()
-    mean, log_variance = model.posterior[0].float(), model.posterior[-1].float()  # each (n, code)
-    correction = min(1, log_variance.numel() - 1)  # the deviation of a single entry is 0, not NaN
-    log_variance_std, log_variance_mean = torch.std_mean(log_variance, correction=correction)
+    scale = model.posterior[-1].float()  # (n, code), the log-variances, or the logits of a code of bits
+    mean = model.posterior[0].float() if len(model.posterior) == 2 else scale.sigmoid()  # (n, code)
+    scale_std, scale_mean = torch.std_mean(scale, correction=min(1, scale.numel() - 1))  # of a single entry 0, not NaN
     losses = reconstruction.detach() / size, model.kl.detach() / size
-    row = torch.stack([*losses, mean.mean(), log_variance_std, log_variance_mean, learning_rate])
+    row = torch.stack([*losses, mean.mean(), scale_std, scale_mean, learning_rate])
     run.rows.index_copy_(0, run.step, row.unsqueeze(0).to(run.rows.dtype))  # (6,) -> (1, 6)
     run.step += 1
     drop_graphs(run.modules)

@@ -303,7 +303,7 @@ def test_images_that_are_no_probabilities(function, images, message):
         ],
         (lambda: denoising_bound(mlp_vae(), torch.ones(1, 1, 24, 24)), ValueError, "noise must be a noise layer"),
         (lambda: denoising_bound(toy(), IMAGES, extra_corruptions=-1), ValueError, "extra_corruptions .* at least 0"),
-        (lambda: exact_log_likelihood(toy(), IMAGES), ValueError, "model must have a code of two entries, got 1"),
+        (lambda: exact_log_likelihood(toy(), IMAGES), ValueError, "model must have a code of two entries, or of up"),
         (lambda: exact_log_likelihood(toy(), IMAGES, nodes=1), ValueError, "nodes must be at least 2, got 1"),
         (lambda: exact_log_likelihood(toy(), IMAGES, limit=0), ValueError, "limit must be greater than 0, got 0"),
         (lambda: best_square_iou(torch.zeros(2, 1, 28, 28)), ValueError, r"images must have shape \(n, 1, 24, 24\)"),

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dvae_lib import binarized_mnist, data
-from dvae_lib.runs import downloads
+from dvae_lib.runs import digits, downloads
 
 ROOT = Path(__file__).resolve().parent.parent
 PIXELS = 28 * 28
@@ -27,13 +27,13 @@ SIZES = {"train": 5, "valid": 3, "test": 2}
 NAMES = {split: f"binarized_mnist_{split}.amat" for split in SIZES}
 
 
-def digits(n, seed):
+def made_up_digits(n, seed):
     """A made-up public file: a line an image, of 0s and 1s with a space between, and no space at its end."""
     rows = np.random.default_rng(seed).integers(0, 2, (n, PIXELS))
     return "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
 
 
-FILES = {NAMES[split]: digits(n, seed) for seed, (split, n) in enumerate(SIZES.items())}
+FILES = {NAMES[split]: made_up_digits(n, seed) for seed, (split, n) in enumerate(SIZES.items())}
 SHA256 = {split: hashlib.sha256(FILES[name]).hexdigest() for split, name in NAMES.items()}
 
 
@@ -93,8 +93,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def made_up(monkeypatch):
     """The made-up digits in the place of the true ones, and no folder of the user's."""
-    monkeypatch.setattr(data, "MNIST_SHA256", SHA256)
-    monkeypatch.setattr(data, "MNIST_ADDRESS", "http://127.0.0.1:9/nowhere")  # nobody listens at this port
+    for module in (data, digits):
+        monkeypatch.setattr(module, "MNIST_SHA256", SHA256)
+    monkeypatch.setattr(digits, "MNIST_ADDRESS", "http://127.0.0.1:9/nowhere")  # nobody listens at this port
     monkeypatch.delenv("DVAE_DATA", raising=False)
     monkeypatch.setattr(downloads, "WAIT", 0)
 
@@ -104,7 +105,7 @@ def server(made_up, monkeypatch):
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        monkeypatch.setattr(data, "MNIST_ADDRESS", f"http://127.0.0.1:{server.server_port}/public/digits")
+        monkeypatch.setattr(digits, "MNIST_ADDRESS", f"http://127.0.0.1:{server.server_port}/public/digits")
         yield server
         server.closing.set()
         server.shutdown()
@@ -118,8 +119,8 @@ def offline(made_up, monkeypatch):
     def forbidden(*_):
         raise AssertionError("neither the network nor the disk is needed")
 
-    monkeypatch.setattr(data, "download", forbidden)
-    monkeypatch.setattr(data, "write_bytes", forbidden)
+    monkeypatch.setattr(digits, "download", forbidden)
+    monkeypatch.setattr(digits, "write_bytes", forbidden)
 
 
 # what is wanted
@@ -133,12 +134,12 @@ def test_downloaded_once_and_then_read_from_the_folder(server, tmp_path, first):
         assert (images.dtype, images.device.type) == (torch.float32, "cpu")
         assert torch.equal(images, expected(split))
         assert sorted(server.asked) == sorted(FILES)
-        assert os.listdir(folder) == [data.MNIST_PACKED]
+        assert os.listdir(folder) == [digits.MNIST_PACKED]
 
 
 def test_the_packed_file_has_a_bit_a_pixel(server, tmp_path):
     binarized_mnist("test", str(tmp_path))
-    with np.load(tmp_path / data.MNIST_PACKED) as splits:
+    with np.load(tmp_path / digits.MNIST_PACKED) as splits:
         there = {split: (splits[split].dtype, splits[split].shape) for split in splits}
     assert there == {split: (np.dtype(np.uint8), (n, 98)) for split, n in SIZES.items()}
 
@@ -146,7 +147,7 @@ def test_the_packed_file_has_a_bit_a_pixel(server, tmp_path):
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("split", SIZES)
 def test_a_folder_that_holds_the_packed_file_is_only_read(tmp_path, split):
-    (tmp_path / data.MNIST_PACKED).write_bytes(packed())
+    (tmp_path / digits.MNIST_PACKED).write_bytes(packed())
     tmp_path.chmod(0o500)
     try:
         assert torch.equal(binarized_mnist(split, tmp_path), expected(split))
@@ -158,7 +159,7 @@ def test_public_files_in_the_folder_are_taken_and_only_the_others_downloaded(ser
     (tmp_path / NAMES["valid"]).write_bytes(FILES[NAMES["valid"]])
     assert torch.equal(binarized_mnist("valid", tmp_path), expected("valid"))
     assert server.asked == [NAMES["train"], NAMES["test"]]
-    assert sorted(os.listdir(tmp_path)) == sorted([NAMES["valid"], data.MNIST_PACKED])
+    assert sorted(os.listdir(tmp_path)) == sorted([NAMES["valid"], digits.MNIST_PACKED])
 
 
 @pytest.mark.usefixtures("offline")
@@ -180,17 +181,17 @@ def test_the_folder_is_the_argument_or_the_variable_or_the_users_cache(tmp_path,
     if variable is not None:
         monkeypatch.setenv("DVAE_DATA", variable)
     os.makedirs(tmp_path / where, exist_ok=True)
-    assert not data.mnist_is_at_hand(root)
-    (tmp_path / where / data.MNIST_PACKED).write_bytes(packed())
-    assert data.mnist_is_at_hand(root)
+    assert not digits.mnist_is_at_hand(root)
+    (tmp_path / where / digits.MNIST_PACKED).write_bytes(packed())
+    assert digits.mnist_is_at_hand(root)
     assert torch.equal(binarized_mnist("test", root), expected("test"))
 
 
 def test_at_hand_are_the_packed_file_or_all_three_public_ones(tmp_path):
     for name in FILES:
-        assert not data.mnist_is_at_hand(tmp_path)
+        assert not digits.mnist_is_at_hand(tmp_path)
         (tmp_path / name).touch()
-    assert data.mnist_is_at_hand(tmp_path)
+    assert digits.mnist_is_at_hand(tmp_path)
 
 
 # a network as it is
@@ -234,7 +235,7 @@ def test_without_a_network_the_error_says_what_to_put_where(tmp_path):
     with pytest.raises(OSError, match="cannot be downloaded") as caught:
         binarized_mnist("valid", tmp_path)
     message = str(caught.value)
-    for part in (str(tmp_path), *FILES, data.MNIST_ADDRESS, "DVAE_DATA", data.MNIST_PACKED, "Connection refused"):
+    for part in (str(tmp_path), *FILES, digits.MNIST_ADDRESS, "DVAE_DATA", digits.MNIST_PACKED, "Connection refused"):
         assert part in message
 
 
@@ -244,7 +245,7 @@ def test_waits_become_longer(server, monkeypatch):
     monkeypatch.setattr(downloads.time, "sleep", waits.append)
     server.answers = [503] * 4
     with pytest.raises(OSError, match=r"4 attempts failed, the last with: .*503"):
-        downloads.download(f"{data.MNIST_ADDRESS}/{NAMES['test']}")
+        downloads.download(f"{digits.MNIST_ADDRESS}/{NAMES['test']}")
     assert waits == [1.5, 3, 6]
 
 
@@ -254,7 +255,7 @@ def test_a_bar_on_a_terminal_unless_it_is_switched_off(server, monkeypatch, term
     screen.isatty = lambda: terminal
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TQDM_DISABLE", switch)
-    assert downloads.download(f"{data.MNIST_ADDRESS}/{NAMES['test']}") == FILES[NAMES["test"]]
+    assert downloads.download(f"{digits.MNIST_ADDRESS}/{NAMES['test']}") == FILES[NAMES["test"]]
     assert ("binarized_mnist_test.amat: 100%" in screen.getvalue()) == shown
     assert ("3.14k/3.14k" in screen.getvalue()) == shown
 
@@ -283,7 +284,7 @@ WHOLE = packed()
 
 @contextlib.contextmanager
 def folder_with(content, where):
-    path = where / data.MNIST_PACKED
+    path = where / digits.MNIST_PACKED
     path.write_bytes(content)
     yield path
     assert path.read_bytes() == content
@@ -350,9 +351,9 @@ def test_a_process_that_dies_while_it_writes_leaves_nothing_that_counts(tmp_path
         with pytest.raises(KeyboardInterrupt):
             binarized_mnist("test", tmp_path)
     (leftover,) = os.listdir(tmp_path)
-    (tmp_path / leftover).rename(tmp_path / f".{data.MNIST_PACKED}.123456789.new")  # of another process
+    (tmp_path / leftover).rename(tmp_path / f".{digits.MNIST_PACKED}.123456789.new")  # of another process
     assert torch.equal(binarized_mnist("test", tmp_path), expected("test"))
-    assert os.listdir(tmp_path) == [data.MNIST_PACKED]
+    assert os.listdir(tmp_path) == [digits.MNIST_PACKED]
 
 
 def test_a_folder_that_cannot_be_made_is_named_before_anything_is_downloaded(server, tmp_path):
@@ -363,7 +364,7 @@ def test_a_folder_that_cannot_be_made_is_named_before_anything_is_downloaded(ser
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", [data.MNIST_PACKED, NAMES["train"]])
+@pytest.mark.parametrize("name", [digits.MNIST_PACKED, NAMES["train"]])
 def test_what_cannot_be_read_is_not_called_damaged_or_missing(tmp_path, name):
     """A folder stands here for a file that the user may not read."""
     os.mkdir(tmp_path / name)
@@ -406,7 +407,7 @@ def test_a_notebook_that_needs_the_digits_is_left_out_where_they_are_not_at_hand
         cells.append(nbformat.v4.new_markdown_cell("`binarized_mnist()` is explained here"))
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
     if there:
-        (tmp_path / data.MNIST_PACKED).touch()
+        (tmp_path / digits.MNIST_PACKED).touch()
     environment = {**os.environ, "DVAE_DATA": os.path.relpath(tmp_path, ROOT), "PYTHONPATH": str(ROOT / "tools")}
     options = ["-c", "pyproject.toml", "--rootdir", str(tmp_path), "-p", "conftest", "--nbval-lax", "--tb=no", *options]
     command = [sys.executable, "-m", "pytest", *options, *map(str, sorted(tmp_path.glob("*.ipynb")))]
@@ -422,7 +423,7 @@ def test_a_notebook_that_needs_the_digits_is_left_out_where_they_are_not_at_hand
         assert line.startswith("SKIPPED [3] ")
         for part in ("needs the binarised MNIST", "binarized_mnist('test')", "DVAE_DATA"):
             assert part in line
-    assert os.listdir(tmp_path).count(data.MNIST_PACKED) == there
+    assert os.listdir(tmp_path).count(digits.MNIST_PACKED) == there
 
 
 def test_a_variable_that_names_a_folder_from_here_is_made_absolute():
@@ -443,7 +444,7 @@ def test_continuous_integration_takes_the_digits_that_lie_beside_the_clone(tmp_p
     (tmp_path / "clone" / ".ci").mkdir(parents=True)
     (tmp_path / "shared" / "data").mkdir(parents=True)
     if packed:
-        (tmp_path / "shared" / "data" / data.MNIST_PACKED).touch()
+        (tmp_path / "shared" / "data" / digits.MNIST_PACKED).touch()
     head, mark, _ = (ROOT / ".ci" / "run").read_text().partition("packages=()\n")
     assert mark
     (tmp_path / "clone" / ".ci" / "run").write_text(f'{head}printenv DVAE_DATA || echo "not set"\n')
@@ -458,7 +459,7 @@ def test_continuous_integration_takes_the_digits_that_lie_beside_the_clone(tmp_p
 # the true digits
 
 
-@pytest.mark.skipif(not data.mnist_is_at_hand(), reason="the binarised MNIST is not at hand: set DVAE_DATA")
+@pytest.mark.skipif(not digits.mnist_is_at_hand(), reason="the binarised MNIST is not at hand: set DVAE_DATA")
 @pytest.mark.parametrize(
     ("split", "size", "mean", "sha256"),
     [

@@ -12,6 +12,7 @@ from dvae_lib import (
     KullbackLeiblerDivergence,
     ReparameterizationSampler,
     VariationalAutoencoder,
+    convolutional_vae,
     mlp_vae,
 )
 
@@ -181,3 +182,59 @@ def test_images_and_codes_that_do_not_fit(model, method, argument, error, messag
 def test_builder_arguments_that_do_not_fit(arguments, error, message):
     with pytest.raises(error, match=f"^{message}"):
         mlp_vae(**arguments)
+
+
+# the convolutional model
+
+
+def test_convolutional_layers_of_the_listing():
+    model = convolutional_vae()
+    kernels = [tuple(w.shape) for w in model.parameters() if w.ndim == 4]
+    assert kernels == [(8, 1, 3, 3), (16, 8, 3, 3), (32, 16, 3, 3), (16, 32, 3, 3), (8, 16, 3, 3), (1, 8, 3, 3)]
+    matrices = [tuple(w.shape) for w in model.parameters() if w.ndim == 2]
+    assert matrices == [(2, 288), (2, 288), (288, 2)]
+    assert sum(parameter.numel() for parameter in model.parameters()) == 13_765
+
+
+@pytest.mark.parametrize("size", [(24, 24), (28, 28), (7, 10), (1, 3)])
+def test_convolutional_model_gives_back_the_size_of_its_images(size):
+    model = convolutional_vae((2, *size), latent_size=4, channels=(3, 5))
+    assert model(torch.rand(3, 2, *size)).shape == (3, 2, *size)
+    smallest = tuple(-(-pixels // 4) for pixels in size)
+    assert model.encoder[:-2](torch.rand(1, 2, *size)).shape == (1, 5, *smallest)
+
+
+def test_convolutional_model_written_out():
+    torch.manual_seed(0)
+    model, functional = convolutional_vae((1, 6, 6), channels=(2, 3)).double().eval(), nn.functional
+    images = torch.rand(4, 1, 6, 6).double()
+    weights = [parameter.detach() for parameter in model.parameters()]
+    hidden = images
+    for kernel, bias in (weights[0:2], weights[2:4]):
+        hidden = functional.pad(functional.relu(functional.conv2d(hidden, kernel, bias, padding=1)), (0, 1, 0, 1))
+        n, channels, height, width = hidden.shape
+        hidden = hidden[:, :, : height // 2 * 2, : width // 2 * 2]  # of an even size the added zeros are cut off again
+        hidden = hidden.reshape(n, channels, height // 2, 2, width // 2, 2).amax((3, 5))
+    mean, log_variance = (hidden.flatten(1) @ weights[i].T + weights[i + 1] for i in (4, 6))
+    for found, wanted in zip(model.encode(images), (mean, log_variance), strict=True):
+        torch.testing.assert_close(found, wanted)
+    hidden = (mean @ weights[8].T + weights[9]).view(-1, 3, 2, 2)
+    for size, kernel, bias in ((3, *weights[10:12]), (6, *weights[12:14])):
+        index = torch.arange(size) * hidden.shape[-1] // size  # the nearest pixel of the smaller picture
+        hidden = functional.conv2d(functional.relu(hidden)[:, :, index][..., index], kernel, bias, padding=1)
+    torch.testing.assert_close(model.decode(mean), hidden)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": ()}, r"channels must be a sequence of at least one integer, got \(\)"),
+        ({"channels": 8}, "channels must be a sequence of at least one integer, got 8"),
+        ({"channels": (8, 0)}, "channels must be at least 1, got 0"),
+        ({"latent_size": 0}, "latent_size must be at least 1, got 0"),
+        ({"image_shape": (24, 24)}, r"image_shape must be \(channels, height, width\), got \(24, 24\)"),
+    ],
+)
+def test_convolutional_arguments_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        convolutional_vae(**arguments)

@@ -229,7 +229,7 @@ def assert_refused(path, model, message, config=None, images=None):
 
 
 CHANGES = {"steps": 11, "batch_size": 9, "learning_rate": 0.02, "schedule": "cosine", "decay": 0.5, "seed": 1}
-CHANGES |= {"weight_decay": 0.1, "kl_warm_up": 3, "precision": "tf32", "hidden_size": 13}
+CHANGES |= {"weight_decay": 0.1, "kl_warm_up": 3, "final_temperature": 0.5, "precision": "tf32", "hidden_size": 13}
 
 
 def test_every_entry_of_the_configuration_is_decided():

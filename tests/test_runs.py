@@ -20,6 +20,8 @@ from dvae_lib import (
     MaskingNoise,
     ReparameterizationSampler,
     SaltAndPepperNoise,
+    bernoulli_vae,
+    convolutional_vae,
     rectangles,
     shipped,
     squares,
@@ -221,7 +223,23 @@ def normalised(noise):
     return model
 
 
-MODELS = {"mlp": tiny, "generators of its own": own_generators, "batch normalisation": normalised}
+def bits(noise):
+    torch.manual_seed(0)
+    return bernoulli_vae((1, 6, 6), latent_size=3, hidden_size=7, noise=noise)
+
+
+def convolutions(noise):
+    torch.manual_seed(0)
+    return convolutional_vae((1, 6, 6), channels=(2, 3), noise=noise)
+
+
+MODELS = {
+    "mlp": tiny,
+    "generators of its own": own_generators,
+    "batch normalisation": normalised,
+    "bits": bits,
+    "convolutions": convolutions,
+}
 NOISES = {
     "no noise": lambda: None,
     "flips": lambda: BernoulliNoise(0.2),
@@ -231,7 +249,12 @@ NOISES = {
 }
 SCHEDULES = {
     "inverse time": {"decay": 0.1},
-    "cosine, warm-up, weight decay": {"schedule": "cosine", "kl_warm_up": 4, "weight_decay": 0.1},
+    "cosine, warm-up, weight decay, cooling": {
+        "schedule": "cosine",
+        "kl_warm_up": 4,
+        "weight_decay": 0.1,
+        "final_temperature": 0.1,
+    },
 }
 
 

@@ -143,6 +143,7 @@ def test_configurations_of_the_article_and_for_a_laptop():
         "decay": 1e-4,
         "weight_decay": 0.0,
         "kl_warm_up": 0,
+        "final_temperature": None,
         "precision": "float32",
         "hidden_size": 1152,
         "seed": 0,

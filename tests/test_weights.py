@@ -20,7 +20,7 @@ from dvae_lib import (
     mlp_vae,
     shipped,
 )
-from dvae_lib.data import mnist_is_at_hand
+from dvae_lib.runs.digits import mnist_is_at_hand
 from experiments import mnist
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"

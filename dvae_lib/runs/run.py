@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dvae_lib.configuration import Protocol, TrainingConfig
+from dvae_lib.configuration import BernoulliProtocol, Protocol, TrainingConfig
 from dvae_lib.runs import files
 from dvae_lib.runs.capture import drop_graphs, may_capture
 from dvae_lib.runs.devices import all_or_none, effective_precision, gathered, matmul_precision, process_rank
@@ -45,6 +45,10 @@ class Run:
         self.factor = torch.tensor(float(self.processes), device=device)  # ()
         schedule = [(config.learning_rate_at(step), config.kl_weight_at(step)) for step in range(config.steps)]
         self.schedule = torch.tensor(schedule, dtype=torch.float32, device=device)  # (steps, 2)
+        self.samplers: list[Any] = [module for module in self.modules if hasattr(module, "temperature")]
+        first = self.samplers[0].temperature if self.samplers else 1.0
+        self.temperatures = torch.tensor([config.temperature_at(t, first) for t in range(config.steps)], device=device)
+        self.columns: Callable[..., Any] = BernoulliProtocol if self.samplers else Protocol
         self.rows = torch.zeros(config.steps, len(fields(Protocol)), device=device)  # (steps, 6)
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -129,7 +133,7 @@ class Run:
             self.rows[first:last] /= self.processes
         rows = self.rows[first:last].cpu()
         self._keep_if_finite(rows, first)
-        return Protocol(*rows.numpy().T)
+        return self.columns(*rows.numpy().T)
 
     def _keep_if_finite(self, rows: Tensor, first: int) -> None:
         weights, finite = self._weights(), rows.isfinite().all(1).tolist()
