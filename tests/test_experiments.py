@@ -17,6 +17,7 @@ from dvae_lib import (
     BernoulliNoise,
     TrainingConfig,
     all_squares,
+    bernoulli_vae,
     best_square_iou,
     denoising_bound,
     elbo,
@@ -27,7 +28,7 @@ from dvae_lib import (
     train,
 )
 from dvae_lib import rectangles as draw_rectangles
-from experiments import gaps, measures, mnist, planes, rectangles, runs, squares, strip
+from experiments import bernoulli, gaps, measures, mnist, planes, rectangles, runs, squares, strip
 
 SETTINGS = {"steps": 3, "rate": 0.001}
 
@@ -79,7 +80,7 @@ def test_a_run_of_another_machine_says_so(path, monkeypatch):
     assert content["machines"][1] == {"hardware": {"name": "another"}}
 
 
-EXPERIMENTS = {"squares": squares, "gaps": gaps, "rectangles": rectangles, "mnist": mnist}
+EXPERIMENTS = {"squares": squares, "gaps": gaps, "rectangles": rectangles, "mnist": mnist, "bernoulli": bernoulli}
 each_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 
 
@@ -283,6 +284,41 @@ def test_the_gaps_add_up(name):
     assert found["exact"] - found["family"] - found["amortisation"] == pytest.approx(found["encoder"])
     assert min(found["decoder"], found["family"], found["amortisation"]) >= 0
     assert ("corruption" in found) == (name != "vae")
+
+
+# codes of bits
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", bernoulli.GROUPS)
+def test_each_kind_of_group_of_bits_is_trained_and_measured(monkeypatch, name):
+    monkeypatch.setattr(bernoulli, "CODES", 20)
+    found = bernoulli.measure(f"{name}/1")
+    assert json.loads(json.dumps(found)) == found
+    likelihood = found["iwae" if name == "relaxed-20" else "exact"]
+    assert likelihood > found["elbo"] - 1
+    assert likelihood == pytest.approx(-576 * math.log(2), abs=10)  # hardly trained
+    assert 1 <= found["codes"] <= 256
+
+
+def test_the_sums_over_all_codes_are_those_of_torch_distributions():
+    torch.manual_seed(0)
+    codes, model = bernoulli.every_code(3), bernoulli_vae(latent_size=3, hidden_size=8)
+    images = all_squares()[::64]
+    assert len(codes.unique(dim=0)) == 8
+    pixels = Bernoulli(logits=model.decode(codes))
+    joint = torch.stack([pixels.log_prob(image).sum((1, 2, 3)) for image in images]) - 3 * math.log(2)
+    torch.testing.assert_close(bernoulli.log_joint(model, images, codes), joint, rtol=1e-5, atol=1e-3)
+    (logits,) = model.encode(images)
+    posterior = torch.stack([Bernoulli(logits=one).log_prob(codes).sum(1) for one in logits])
+    torch.testing.assert_close(bernoulli.log_posterior_of_bits(logits, codes), posterior)
+    torch.testing.assert_close(posterior.logsumexp(1), torch.zeros(4), atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_posterior_of_the_exact_likelihood_closes_the_bound():
+    found = bernoulli.measure("likelihood-9/0")
+    assert found["elbo"] == pytest.approx(found["exact"], abs=1e-3)
 
 
 # the binarised MNIST
