@@ -126,6 +126,7 @@ experiments: $(READY)
 	@$(BIN)/python -m experiments.rectangles --estimate
 	@$(BIN)/python -m experiments.mnist --estimate
 	@$(BIN)/python -m experiments.bernoulli --estimate
+	@$(BIN)/python -m experiments.outlook --estimate
 	$(BIN)/python -m experiments.squares
 	$(BIN)/python -m experiments.strip
 	$(BIN)/python -m experiments.planes
@@ -133,6 +134,7 @@ experiments: $(READY)
 	$(BIN)/python -m experiments.rectangles
 	$(BIN)/python -m experiments.mnist
 	$(BIN)/python -m experiments.bernoulli
+	$(BIN)/python -m experiments.outlook
 
 clean:
 	rm -rf _build

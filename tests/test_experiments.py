@@ -28,7 +28,7 @@ from dvae_lib import (
     train,
 )
 from dvae_lib import rectangles as draw_rectangles
-from experiments import bernoulli, gaps, measures, mnist, planes, rectangles, runs, squares, strip
+from experiments import bernoulli, gaps, measures, mnist, outlook, planes, rectangles, runs, squares, strip
 
 SETTINGS = {"steps": 3, "rate": 0.001}
 
@@ -80,7 +80,14 @@ def test_a_run_of_another_machine_says_so(path, monkeypatch):
     assert content["machines"][1] == {"hardware": {"name": "another"}}
 
 
-EXPERIMENTS = {"squares": squares, "gaps": gaps, "rectangles": rectangles, "mnist": mnist, "bernoulli": bernoulli}
+EXPERIMENTS = {
+    "squares": squares,
+    "gaps": gaps,
+    "rectangles": rectangles,
+    "mnist": mnist,
+    "bernoulli": bernoulli,
+    "outlook": outlook,
+}
 each_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 
 
@@ -88,7 +95,8 @@ each_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), id
 def test_every_run_has_a_group_and_no_name_stands_twice(experiment):
     names = measures.names(experiment.GROUPS)
     assert len(set(names)) == len(names) == sum(group.seeds for group in experiment.GROUPS.values())
-    assert [name.rsplit("/")[1] for name in names[:2]] == ["0", "0"]  # seed by seed
+    first = names[: len(experiment.GROUPS)][:2]
+    assert [name.rsplit("/")[1] for name in first] == ["0"] * len(first)  # seed by seed
     group, seed = measures.of_name(names[-1], experiment.GROUPS)
     assert group.seeds == seed + 1
 
@@ -167,6 +175,34 @@ def test_each_kind_of_group_is_trained_and_measured_on_the_rectangles(name):
     assert json.loads(json.dumps(found)) == found
     assert found["overlap"].keys() == measures.INPUT_NOISE.keys()
     assert {"likelihood", "training likelihood", "prior"} <= found.keys() or name == "dae-0.1"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_chain_of_levels_is_trained_and_measured(monkeypatch):
+    monkeypatch.setattr(outlook, "SAMPLES", 16)
+    found = outlook.measure("chain/1")
+    assert json.loads(json.dumps(found)) == found
+    for count in map(str, outlook.LEVELS):
+        bound = found["bound"][count]
+        assert bound["bound"] == pytest.approx(-(bound["last"] + bound["steps"] + bound["first"]), rel=1e-5)
+        assert 0 <= found["prior"][count]["below 0.7"] <= 1
+    steps = [found["bound"][str(count)]["steps"] for count in outlook.LEVELS]
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_the_chain_of_levels_with_the_exact_denoiser_paints_squares_and_has_the_entropy_as_its_bound():
+    known = all_squares().flatten(1)
+
+    class Exact(outlook.EveryLevel):
+        def answer(self, noisy, std):
+            weights = (noisy.flatten(1) @ known.T / std.view(-1, 1) ** 2).softmax(1)
+            return torch.logit(weights @ known, eps=1e-7).view_as(noisy)
+
+    model, generator = Exact(1), torch.Generator().manual_seed(0)
+    pictures = outlook.drawn(model, outlook.levels(9), 32, generator)
+    assert best_square_iou(pictures).min() == 1
+    bound = outlook.bounds(model, generator)["65"]
+    assert bound["bound"] == pytest.approx(-math.log(256) - 0.36, abs=5 * bound["standard error"])
 
 
 @pytest.mark.usefixtures("small")
