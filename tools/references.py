@@ -4,7 +4,7 @@
 
 No chapter needs what a later one says. So a reference to a later chapter, or to something in it, stands under the
 heading "The way on" or in a sentence that marks it as an outlook, by the words "we return to this in" or "to which we
-return in". The notation, the ledger and the bibliography may be looked up from anywhere; the first page and the
+return in". The notation, the reference, the ledger and the bibliography may be looked up from anywhere; the first page and the
 appendix may name whatever they like. `tests/test_references.py` asks for all of this.
 """
 
@@ -17,7 +17,7 @@ import nbformat
 import yaml
 from refresh import ROOT, pages
 
-LOOKED_UP = {"notation", "ledger", "bibliography"}
+LOOKED_UP = {"notation", "api", "ledger", "bibliography"}
 WAY_ON = "The way on"
 OUTLOOK = re.compile(r"\b(?:we return to this in|to which we return in)\b", re.IGNORECASE)
 
