@@ -125,12 +125,14 @@ experiments: $(READY)
 	@$(BIN)/python -m experiments.gaps --estimate
 	@$(BIN)/python -m experiments.rectangles --estimate
 	@$(BIN)/python -m experiments.mnist --estimate
+	@$(BIN)/python -m experiments.convolutional --estimate
 	$(BIN)/python -m experiments.squares
 	$(BIN)/python -m experiments.strip
 	$(BIN)/python -m experiments.planes
 	$(BIN)/python -m experiments.gaps
 	$(BIN)/python -m experiments.rectangles
 	$(BIN)/python -m experiments.mnist
+	$(BIN)/python -m experiments.convolutional
 
 clean:
 	rm -rf _build

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch.distributions import Bernoulli, Normal
+from torch.utils.flop_counter import FlopCounterMode
 
 from dvae_lib import (
     BernoulliNoise,
@@ -27,7 +28,7 @@ from dvae_lib import (
     train,
 )
 from dvae_lib import rectangles as draw_rectangles
-from experiments import gaps, measures, mnist, planes, rectangles, runs, squares, strip
+from experiments import convolutional, gaps, measures, mnist, planes, rectangles, runs, squares, strip
 
 SETTINGS = {"steps": 3, "rate": 0.001}
 
@@ -80,6 +81,7 @@ def test_a_run_of_another_machine_says_so(path, monkeypatch):
 
 
 EXPERIMENTS = {"squares": squares, "gaps": gaps, "rectangles": rectangles, "mnist": mnist}
+EXPERIMENTS |= {"convolutional": convolutional}
 each_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 
 
@@ -137,7 +139,7 @@ def small(monkeypatch, digits):
             name: group._replace(config=dataclasses.replace(group.config, steps=3, hidden_size=8))
             for name, group in experiment.GROUPS.items()
         }
-        changes = {"GROUPS": groups, "IMAGES": 64, "DRAWS": 2, "SAMPLES": (1, 4), "FINE_NODES": 6, "STEPS": 3}
+        changes = {"GROUPS": groups, "IMAGES": 64, "DRAWS": 2, "SAMPLES": (1, 4), "FINE_NODES": 6, "STEPS": 3, "NODES": 20}
         for name, value in (changes | {"CORRUPTIONS": 3}).items():
             if hasattr(experiment, name):
                 monkeypatch.setattr(experiment, name, value)
@@ -166,6 +168,37 @@ def test_each_kind_of_group_is_trained_and_measured_on_the_rectangles(name):
     assert json.loads(json.dumps(found)) == found
     assert found["overlap"].keys() == measures.INPUT_NOISE.keys()
     assert {"likelihood", "training likelihood", "prior"} <= found.keys() or name == "dae-0.1"
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", convolutional.GROUPS)
+def test_each_kind_of_group_is_trained_and_measured_for_the_convolutions(name):
+    found = convolutional.measure(f"{name}/1")
+    group = convolutional.GROUPS[name]
+    assert json.loads(json.dumps(found)) == found
+    assert ("exact" in found["likelihood"]) == (group.data == "squares") == ("overlap" in found)
+    assert ("iwae 4" in found["likelihood"]) == (group.data in ("rectangles", "few")) == ("training likelihood" in found)
+    model = group.build(1)
+    assert model.configuration["builder"] == ("convolutional_vae" if name.count("conv") else "mlp_vae")
+    assert isinstance(model.noise, BernoulliNoise) == name.endswith("dvae")
+
+
+def test_few_rectangles_are_the_first_of_the_many_and_the_test_images_the_same():
+    (many, test), (few, same) = (convolutional.GROUPS[f"{name}-conv"].images(3) for name in ("rectangles", "few"))
+    assert len(few) == convolutional.FEW
+    assert torch.equal(many[: len(few)], few)
+    assert torch.equal(test, same)
+
+
+def test_the_networks_for_the_digits_have_as_many_multiplications():
+    """Within a tenth, by PyTorch's own counter."""
+    counts = []
+    for name in ("digits-conv", "digits-mlp"):
+        model = convolutional.GROUPS[name].build(0)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 1, 28, 28))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == pytest.approx(counts[1], rel=0.1)
 
 
 @pytest.mark.usefixtures("small")
