@@ -127,6 +127,7 @@ experiments: $(READY)
 	@$(BIN)/python -m experiments.mnist --estimate
 	@$(BIN)/python -m experiments.bernoulli --estimate
 	@$(BIN)/python -m experiments.outlook --estimate
+	@$(BIN)/python -m experiments.convolutional --estimate
 	$(BIN)/python -m experiments.squares
 	$(BIN)/python -m experiments.strip
 	$(BIN)/python -m experiments.planes
@@ -135,6 +136,7 @@ experiments: $(READY)
 	$(BIN)/python -m experiments.mnist
 	$(BIN)/python -m experiments.bernoulli
 	$(BIN)/python -m experiments.outlook
+	$(BIN)/python -m experiments.convolutional
 
 clean:
 	rm -rf _build

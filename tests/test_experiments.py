@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch.distributions import Bernoulli, Normal
+from torch.utils.flop_counter import FlopCounterMode
 
 from dvae_lib import (
     BernoulliNoise,
@@ -28,7 +29,19 @@ from dvae_lib import (
     train,
 )
 from dvae_lib import rectangles as draw_rectangles
-from experiments import bernoulli, gaps, measures, mnist, outlook, planes, rectangles, runs, squares, strip
+from experiments import (
+    bernoulli,
+    convolutional,
+    gaps,
+    measures,
+    mnist,
+    outlook,
+    planes,
+    rectangles,
+    runs,
+    squares,
+    strip,
+)
 
 SETTINGS = {"steps": 3, "rate": 0.001}
 
@@ -87,6 +100,7 @@ EXPERIMENTS = {
     "mnist": mnist,
     "bernoulli": bernoulli,
     "outlook": outlook,
+    "convolutional": convolutional,
 }
 each_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 
@@ -147,7 +161,7 @@ def small(monkeypatch, digits):
             for name, group in experiment.GROUPS.items()
         }
         changes = {"GROUPS": groups, "IMAGES": 64, "DRAWS": 2, "SAMPLES": (1, 4), "FINE_NODES": 6, "STEPS": 3}
-        for name, value in (changes | {"CORRUPTIONS": 3}).items():
+        for name, value in (changes | {"CORRUPTIONS": 3, "NODES": 20}).items():
             if hasattr(experiment, name):
                 monkeypatch.setattr(experiment, name, value)
     monkeypatch.setattr(squares, "EXTRA", (0, 1))
@@ -203,6 +217,29 @@ def test_the_chain_of_levels_with_the_exact_denoiser_paints_squares_and_has_the_
     assert best_square_iou(pictures).min() == 1
     bound = outlook.bounds(model, generator)["65"]
     assert bound["bound"] == pytest.approx(-math.log(256) - 0.36, abs=5 * bound["standard error"])
+
+
+@pytest.mark.parametrize("name", convolutional.GROUPS)
+def test_each_kind_of_group_is_trained_and_measured_for_the_convolutions(name):
+    found = convolutional.measure(f"{name}/1")
+    group = convolutional.GROUPS[name]
+    assert json.loads(json.dumps(found)) == found
+    assert ("exact" in found["likelihood"]) == (group.data == "squares") == ("overlap" in found)
+    assert ("iwae 4" in found["likelihood"]) == (group.data == "rectangles") == ("training likelihood" in found)
+    model = group.build(1)
+    assert model.configuration["builder"] == ("convolutional_vae" if name.count("conv") else "mlp_vae")
+    assert isinstance(model.noise, BernoulliNoise) == name.endswith("dvae")
+
+
+def test_the_networks_for_the_digits_have_as_many_multiplications():
+    """Within a tenth, by PyTorch's own counter."""
+    counts = []
+    for name in ("digits-conv", "digits-mlp"):
+        model = convolutional.GROUPS[name].build(0)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 1, 28, 28))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == pytest.approx(counts[1], rel=0.1)
 
 
 @pytest.mark.usefixtures("small")

@@ -4,8 +4,8 @@
 
 No chapter needs what a later one says. So a reference to a later chapter, or to something in it, stands under the
 heading "The way on" or in a sentence that marks it as an outlook, by the words "we return to this in" or "to which we
-return in". The notation, the reference, the ledger and the bibliography may be looked up from anywhere; the first page and the
-appendix may name whatever they like. `tests/test_references.py` asks for all of this.
+return in". The notation, the reference, the ledger and the bibliography may be looked up from anywhere; the first page
+and the appendix may name whatever they like. `tests/test_references.py` asks for all of this.
 """
 
 import re
