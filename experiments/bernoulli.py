@@ -15,7 +15,7 @@ squares have, each square's being its most probable one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +34,7 @@ from dvae_lib import (
     train,
 )
 from experiments.measures import QUICK, names, of_name
-from experiments.runs import RESULTS, command_line
+from experiments.runs import RESULTS, command_line, described
 
 PATH = RESULTS / "bernoulli.json"
 IMAGES = 50_000
@@ -63,7 +63,7 @@ GROUPS = {
     "table-9": Group(9, SHORT),
 }
 SETTINGS = {
-    **{f"group {name}": {"bits": group.bits, "config": asdict(group.config)} for name, group in GROUPS.items()},
+    **{f"group {name}": {"bits": group.bits, "config": described(group.config)} for name, group in GROUPS.items()},
     "images": IMAGES,
     "draws": DRAWS,
     "codes": CODES,

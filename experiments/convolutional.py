@@ -13,7 +13,7 @@ multiplications as many as those of `conv`. All in nats per image.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ from dvae_lib import (
 )
 from experiments import mnist, rectangles
 from experiments.measures import QUICK, clean_bounds, names, of_name, overlaps, summary
-from experiments.runs import RESULTS, command_line
+from experiments.runs import RESULTS, command_line, described
 from experiments.squares import COPIES, samples_from_the_prior
 
 PATH = RESULTS / "convolutional.json"
@@ -83,7 +83,7 @@ GROUPS = {
 GROUPS |= {f"{name}-dvae": GROUPS[name]._replace(p=0.1) for name in ("squares-conv", "squares-mlp")}
 GROUPS |= {f"{name}-warm": GROUPS[name]._replace(config=WARM) for name in ("squares-conv", "squares-mlp")}
 SETTINGS = {
-    **{f"group {name}": {**group._asdict(), "config": asdict(group.config)} for name, group in GROUPS.items()},
+    **{f"group {name}": {**group._asdict(), "config": described(group.config)} for name, group in GROUPS.items()},
     "images": IMAGES,
     "few": FEW,
     "draws": DRAWS,

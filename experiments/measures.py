@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from dvae_lib import (
     mlp_vae,
     train,
 )
-from experiments.runs import group_and_seed
+from experiments.runs import described, group_and_seed
 
 QUICK, ARTICLE = TrainingConfig.quick(), TrainingConfig.article()
 
@@ -73,7 +73,7 @@ class Group(NamedTuple):
 def group_settings(groups: Mapping[str, Group]) -> dict[str, Any]:
     """Say of each group what its runs have in common."""
     return {
-        f"group {name}": {"p": group.p, "variational": group.variational, "config": asdict(group.config)}
+        f"group {name}": {"p": group.p, "variational": group.variational, "config": described(group.config)}
         for name, group in groups.items()
     }
 

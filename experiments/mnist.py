@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ from dvae_lib import (
 )
 from dvae_lib.runs.files import write_bytes
 from experiments.measures import draw_log_weights, names, of_name, overlaps
-from experiments.runs import RESULTS, command_line, stored
+from experiments.runs import RESULTS, command_line, described, stored
 
 PATH = RESULTS / "mnist.json"
 WORK = Path(__file__).resolve().parent / "work"  # runs that are not finished, and what they came to
@@ -127,7 +127,7 @@ SETTINGS = {
         f"group {name}": {
             "noise": repr(group.noise),
             "latent size": group.latent_size,
-            "config": asdict(group.config),
+            "config": described(group.config),
             **({"first weights": "published"} if group.published_weights else {}),
         }
         for name, group in GROUPS.items()

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from dvae_lib import TrainingConfig, all_squares, best_square_iou, squares, train
 from experiments.measures import names, of_name, shares_below
-from experiments.runs import RESULTS, command_line
+from experiments.runs import RESULTS, command_line, described
 
 PATH = RESULTS / "outlook.json"
 IMAGES = 50_000
@@ -36,7 +36,7 @@ class Group(NamedTuple):
 
 GROUPS = {"chain": Group(3, TrainingConfig(3_000, 64, 2e-3, "cosine", hidden_size=256))}
 SETTINGS = {
-    **{f"group {name}": {"config": dataclasses.asdict(group.config)} for name, group in GROUPS.items()},
+    **{f"group {name}": {"config": described(group.config)} for name, group in GROUPS.items()},
     "images": IMAGES,
     "levels": [LOW, HIGH],
     "samples": SAMPLES,

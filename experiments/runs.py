@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,18 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.timing import hardware, tell, versions, write_json
+from dvae_lib import TrainingConfig
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CPU = torch.device("cpu")
 
 Measure = Callable[[str], Mapping[str, Any]]
+
+
+def described(config: TrainingConfig) -> dict[str, Any]:
+    """Say what a run's configuration is, without the entries that are None: what was made before an entry was there,
+    and makes no use of it, stays what it is."""
+    return {name: value for name, value in asdict(config).items() if value is not None}
 
 
 def machine() -> dict[str, Any]:
