@@ -219,6 +219,7 @@ def test_the_chain_of_levels_with_the_exact_denoiser_paints_squares_and_has_the_
     assert bound["bound"] == pytest.approx(-math.log(256) - 0.36, abs=5 * bound["standard error"])
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", convolutional.GROUPS)
 def test_each_kind_of_group_is_trained_and_measured_for_the_convolutions(name):
     found = convolutional.measure(f"{name}/1")
