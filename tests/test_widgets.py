@@ -212,7 +212,7 @@ def test_a_live_kernel_draws_no_picture(networks, monkeypatch):
 
 @pytest.mark.parametrize("name", ["GROUND", "CLEAN", "NOISY", "FRAMES", "BAR_DRAWS", "ZOOM"])
 def test_a_still_has_the_colours_and_counts_of_the_page(name):
-    assert re.search(rf'^const {name} = "?{getattr(stills, name)}"?;', FRONT_END, re.MULTILINE)
+    assert re.search(rf'^(?:export )?const {name} = "?{getattr(stills, name)}"?;', FRONT_END, re.MULTILINE)
 
 
 @each_explorer

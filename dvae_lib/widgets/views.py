@@ -16,15 +16,25 @@ from dvae_lib.widgets.networks import Networks
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
 _FOLDER = Path(__file__).parent
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./widgets\.mjs";\n', re.MULTILINE)
+
+
+def front_end(*parts: str) -> str:
+    """Return widgets.mjs with these files behind it, as the one module that a page loads.
+
+    A part adds its explorer to EXPLORERS. Its import from widgets.mjs, which node needs, is left out.
+    """
+    files = ("widgets.mjs", *parts)
+    return _IMPORT.sub("", "\n".join((_FOLDER / file).read_text(encoding="utf-8") for file in files))
 
 
 class View(AnyWidget):
     """What one explorer draws."""
 
-    _esm = _FOLDER / "widgets.mjs"
+    _esm = front_end()
     _css = _FOLDER / "widgets.css"
     kind = traitlets.Unicode().tag(sync=True)  # the front end's name for the explorer
-    networks = traitlets.Instance(Networks).tag(sync=True, **ipywidgets.widget_serialization)
+    networks = traitlets.Instance(Networks, allow_none=True).tag(sync=True, **ipywidgets.widget_serialization)
     compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
     limit = traitlets.Float(LIMIT).tag(sync=True)
 

@@ -192,26 +192,27 @@ export function wrongPixels(picture, truth) {
   return count;
 }
 
-const percent = (fraction) => `${Math.floor(100 * fraction)}\u00a0%`;
-const decimal = (value) => value.toFixed(2).replace("-", "\u2212");
-const pair = (code) => `(${decimal(code[0])}, ${decimal(code[1])})`;
-const clamp = (value, limit) => Math.min(Math.max(value, -limit), limit);
-const nameOf = (level) => (level === 0 ? "VAE" : `DVAE, p = ${level}`);
+export const percent = (fraction) => `${Math.floor(100 * fraction)}\u00a0%`;
+export const decimal = (value) => value.toFixed(2).replace("-", "\u2212");
+export const pair = (code) => `(${decimal(code[0])}, ${decimal(code[1])})`;
+export const clamp = (value, limit) => Math.min(Math.max(value, -limit), limit);
+export const nameOf = (level) => (level === 0 ? "VAE" : `DVAE, p = ${level}`);
 
 // ------------------------------------------------------------------------------------------------------------ canvas
 
-const GROUND = "#101418";
-const EXTRA = [230, 159, 0]; // orange: set, and should not be
-const MISSING = [86, 180, 233]; // blue: not set, and should be
-const rgba = (red, green, blue) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0; // as in canvas memory
-const GREY = Uint32Array.from({ length: 256 }, (_, i) => rgba(i, i, i));
-const DIM = Uint32Array.from({ length: 256 }, (_, i) => rgba(16 + 0.42 * i, 20 + 0.42 * i, 24 + 0.42 * i));
-const PLANE = 480; // pixels of the code plane's canvas
+export const GROUND = "#101418";
+export const EXTRA = [230, 159, 0]; // orange: set, and should not be
+export const MISSING = [86, 180, 233]; // blue: not set, and should be
+// a colour as it lies in the canvas's memory
+export const rgba = (red, green, blue) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+export const GREY = Uint32Array.from({ length: 256 }, (_, i) => rgba(i, i, i));
+export const DIM = Uint32Array.from({ length: 256 }, (_, i) => rgba(16 + 0.42 * i, 20 + 0.42 * i, 24 + 0.42 * i));
+export const PLANE = 480; // pixels of the code plane's canvas
 const ZOOM = 8; // of the inset of a code plane
-const TILES = 20; // pictures along each axis of the manifold
+export const TILES = 20; // pictures along each axis of the manifold
 
 /** Make an element: `make("p", {class: "note"}, child, "text")`; what is a function listens. */
-function make(tag, attributes = {}, ...children) {
+export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name, value);
@@ -222,7 +223,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 /** A canvas of 24 x 24 pixels under a title, enlarged by the page's style. `columns` is how many pictures it holds. */
-function makePicture(title, columns = 1) {
+export function makePicture(title, columns = 1) {
   const width = columns * SIZE + columns - 1;
   const canvas = make("canvas", { width, height: SIZE, class: "dvae-picture", role: "img", "aria-label": title });
   const context = canvas.getContext("2d");
@@ -257,7 +258,7 @@ function makePicture(title, columns = 1) {
 }
 
 /** What all explorers of a page share of a network: the codes of the 256 squares, the manifold, the dots. */
-class Sheet {
+export class Sheet {
   constructor(network, level) {
     Object.assign(this, { network, level, name: nameOf(level), layers: new Map() });
   }
@@ -314,7 +315,7 @@ class Sheet {
 }
 
 /** What the dots' colours mean, after `text`. */
-function makeKey(text) {
+export function makeKey(text) {
   const canvas = make("canvas", { width: POSITIONS, height: POSITIONS, "aria-hidden": "true" });
   const context = canvas.getContext("2d");
   for (let i = 0; i < POSITIONS * POSITIONS; i++) {
@@ -327,7 +328,7 @@ function makeKey(text) {
 }
 
 /** A square's colour: blends of four colours at the corners of the 16 x 16 positions. */
-function colourOf(row, column) {
+export function colourOf(row, column) {
   const corners = [[86, 180, 233], [240, 228, 66], [0, 190, 130], [235, 110, 60]];
   const [down, right] = [row / (POSITIONS - 1), column / (POSITIONS - 1)];
   const shares = [(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right];
@@ -337,13 +338,13 @@ function colourOf(row, column) {
 
 /** Where a code lies on a square part of a canvas that shows the codes within `limit` of `centre`; one beyond the edge
  * is drawn at the edge. */
-function place(code, { limit, centre = [0, 0], left = 0, top = 0, size = PLANE }) {
+export function place(code, { limit, centre = [0, 0], left = 0, top = 0, size = PLANE }) {
   const [x, y] = [0, 1].map((j) => clamp(code[j] - centre[j], limit) / limit);
   return [left + ((1 + x) * size) / 2, top + ((1 - y) * size) / 2];
 }
 
 /** A code plane: manifold and dots as a ground, with marks on it. The ground is for a `view` that is complete. */
-function makePlane(title, limit, view) {
+export function makePlane(title, limit, view) {
   const canvas = make("canvas", { width: PLANE, height: PLANE, class: "dvae-plane", role: "img", "aria-label": title });
   const context = canvas.getContext("2d");
   const edge = decimal(limit).replace(/\.?0+$/, "");
@@ -413,7 +414,7 @@ function makePlane(title, limit, view) {
 }
 
 /** Call `move(x, y)`, each in [0, 1], for a pointer that is down on `canvas`: a mouse, a pen or a finger. */
-function followPointer(canvas, move) {
+export function followPointer(canvas, move) {
   const report = (event, first) => {
     const box = canvas.getBoundingClientRect();
     move((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height, first);
@@ -428,10 +429,10 @@ function followPointer(canvas, move) {
   });
 }
 
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+export const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 /** Call `move(right, up, event)` for the arrow keys. */
-function followArrows(canvas, move) {
+export function followArrows(canvas, move) {
   canvas.tabIndex = 0;
   canvas.addEventListener("keydown", (event) => {
     if (!(event.key in ARROWS) || event.altKey || event.ctrlKey || event.metaKey) return;
@@ -442,12 +443,12 @@ function followArrows(canvas, move) {
 
 // --------------------------------------------------------------------------------------------------------- explorers
 
-const WHITE = "#ffffff";
-const CLEAN = "#009e73"; // green: what belongs to the clean picture
-const NOISY = "#f0e442"; // yellow: what belongs to the corrupted one
+export const WHITE = "#ffffff";
+export const CLEAN = "#009e73"; // green: what belongs to the clean picture
+export const NOISY = "#f0e442"; // yellow: what belongs to the corrupted one
 
 /** Each explorer builds its part of the page in `root` and returns the traits it follows and a function that draws. */
-const EXPLORERS = {
+export const EXPLORERS = {
   latent_map: latentMap,
   denoise,
   training_noise: trainingNoise,
@@ -504,7 +505,7 @@ function latentMap({ get, set, root, compared, say, view }) {
 }
 
 /** The clean picture that an explorer starts from: the square of its sliders, or what the reader draws. */
-function cleanPicture({ get, set }) {
+export function cleanPicture({ get, set }) {
   const image = new Float32Array(PIXELS);
   return {
     image,
@@ -559,16 +560,16 @@ function denoise({ get, set, root, compared, say, model, view }) {
 }
 
 /** A button; `click` listens. */
-const makeButton = (text, click, attributes = {}) =>
+export const makeButton = (text, click, attributes = {}) =>
   make("button", { type: "button", class: "dvae-button", click, ...attributes }, text);
 
-const freshNoise = ({ get, set }) => makeButton("Fresh noise", () => set({ seed: (get("seed") + 1) % 10000 }));
+export const freshNoise = ({ get, set }) => makeButton("Fresh noise", () => set({ seed: (get("seed") + 1) % 10000 }));
 
-const swatch = (colour, text) =>
+export const swatch = (colour, text) =>
   make("span", { class: "dvae-swatch" }, make("i", { style: `background:${colour}` }), text);
 
 /** Posterior, probability map and reconstruction of one network, with the error as a number. */
-function makeReconstruction(sheet, limit, view) {
+export function makeReconstruction(sheet, limit, view) {
   const plane = makePlane(`Posterior of the ${sheet.name} in the code plane`, limit, view);
   const map = makePicture("probabilities");
   const binary = makePicture("at 1/2");
@@ -613,7 +614,7 @@ function makeReconstruction(sheet, limit, view) {
 
 /** Let the reader paint on a picture, with a pointer or with arrow keys and space. Returns a function that marks the
  * keyboard's pixel, for as long as the keyboard is in use here. */
-function makeEditable(picture, clean, redraw) {
+export function makeEditable(picture, clean, redraw) {
   const { canvas } = picture;
   const cursor = { x: 12, y: 12 };
   let paint = 1;
@@ -869,6 +870,7 @@ function trainAgain({ get, root, model }) {
 
 /** The networks that a widget refers to, read once for all explorers of the page. */
 async function readSheets(model) {
+  if (!model.get("networks")) return []; // an explorer that needs none
   const source = await model.widget_manager.get_model(model.get("networks").slice("IPY_MODEL_".length));
   const shared = (globalThis[Symbol.for("dvae_lib.sheets")] ??= new WeakMap());
   if (!shared.has(source)) {
