@@ -34,10 +34,11 @@ from dvae_lib.widgets import (
     TrainingNoise,
     explorers,
     stills,
+    views,
 )
 
 LIBRARY = Path(dvae_lib.__file__).parent
-FRONT_END = (LIBRARY / "widgets" / "widgets.mjs").read_text()
+FRONT_END = views.front_end()
 SHIPPED = LIBRARY.parent / "weights"
 PICTURE = {"row": 4, "column": 10, "level": 0.1, "seed": 1, "drawing": ""}
 WAY = {"first_row": 2, "first_column": 2, "last_row": 12, "last_column": 13, "position": 50}
