@@ -16,6 +16,7 @@ from torch.nn import functional
 from dvae_lib import all_squares, best_square_iou, mlp_vae
 from dvae_lib.widgets import NOISES, Networks
 from dvae_lib.widgets.stills import corrupt
+from dvae_lib.widgets.views import front_end
 
 TESTS = Path(__file__).resolve().parent / "js" / "widgets.test.mjs"
 FRONT_END = TESTS.parents[2] / "dvae_lib" / "widgets" / "widgets.mjs"
@@ -70,16 +71,25 @@ def fixture():
     }
 
 
-def test_the_front_end_passes_its_unit_tests(tmp_path):
-    path = tmp_path / "fixture.json"
-    path.write_text(json.dumps(fixture()))
-    command = [node(), "--test-reporter=tap", str(TESTS)]
-    environment = {**os.environ, "DVAE_FIXTURE": str(path)}
+def run_tests(path, **variables):
+    """Run a file of unit tests under node: all must pass, and none may be left out."""
+    command = [node(), "--test-reporter=tap", str(path)]
+    environment = {**os.environ, **variables}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
     counts = dict(re.findall(r"^# (pass|fail|skipped|todo) (\d+)$", result.stdout, re.MULTILINE))
-    written = len(re.findall(r"^test\(", TESTS.read_text(), re.MULTILINE))
+    written = len(re.findall(r"^test\(", path.read_text(), re.MULTILINE))
     assert counts == {"pass": str(written), "fail": "0", "skipped": "0", "todo": "0"}
+
+
+def test_the_front_end_passes_its_unit_tests(tmp_path):
+    path = tmp_path / "fixture.json"
+    path.write_text(json.dumps(fixture()))
+    run_tests(TESTS, DVAE_FIXTURE=str(path))
+
+
+def test_the_shell_passes_its_unit_tests():
+    run_tests(TESTS.with_name("shell.test.mjs"))
 
 
 @pytest.mark.parametrize(("kind", "level", "seed"), [(0, 0.1, 1), (1, 0.5, 0), (2, 0.3, 9999), (3, 0.25, 20016)])
@@ -95,6 +105,8 @@ def test_a_still_shows_the_noise_that_the_page_draws(kind, level, seed):
     np.testing.assert_allclose(corrupt(kind, level, image, seed).flatten(), page, atol=1e-6)
 
 
-def test_the_front_end_fetches_nothing():
-    source = FRONT_END.read_text()
+@pytest.mark.parametrize("part", sorted(FRONT_END.parent.glob("*.mjs")), ids=lambda path: path.name)
+def test_the_front_end_fetches_nothing(part):
+    source = front_end(*{part.name} - {"widgets.mjs", "shell.mjs"})
+    assert part.read_text()[-500:] in source
     assert not re.search(r"\bimport\b\s*[({*\"']|\bfetch\(|XMLHttpRequest|WebSocket|https?:", source)

@@ -67,7 +67,7 @@ export function writeSettings(values, stored, schema) {
       ? String(Number(value.toPrecision(12)))
       : encodeURIComponent(encodeURIComponent(String(value)));
   return Object.keys(schema)
-    .filter((name) => values[name] !== stored[name])
+    .filter((name) => write(values[name]) !== write(stored[name])) // a slider's 0.6 may be 0.6000000000000001
     .map((name) => `${name}:${write(values[name])}`)
     .join(",");
 }
@@ -111,7 +111,10 @@ function keepAddress({ model, set, names, stored: { key, values: stored }, wait,
     if (hash === location.hash) return;
     history.replaceState(history.state, "", hash || location.pathname + location.search);
   };
-  const write = () => replace(withPart(location.hash, key, settings() || null));
+  const write = () => {
+    const there = { ...stored, ...readSettings(readPart(location.hash, key), schema) };
+    if (settings() !== writeSettings(there, stored, schema)) replace(withPart(location.hash, key, settings() || null));
+  };
   const read = () => {
     document.documentElement.toggleAttribute("data-dvae-bare", hidesControls(location.hash));
     const text = readPart(location.hash, key);
@@ -128,9 +131,24 @@ function keepAddress({ model, set, names, stored: { key, values: stored }, wait,
     hide(hidden) {
       replace(withPart(location.hash, "hide", hidden ? "controls" : null));
       document.documentElement.toggleAttribute("data-dvae-bare", hidden);
+      reveal(); // what was above has another height
     },
     dispose: () => window.removeEventListener("hashchange", read),
   };
+}
+
+/** Scroll to `element`, and again as long as the page above it grows, unless the reader does something. */
+function scrollTo(element) {
+  const over = new AbortController();
+  const observer = new ResizeObserver(() => {
+    if (over.signal.aborted) observer.disconnect();
+    else element.scrollIntoView({ behavior: "instant" }); // the theme's glides, and would be late
+  });
+  observer.observe(document.body); // which calls at once
+  for (const name of ["wheel", "touchstart", "pointerdown", "keydown"]) {
+    window.addEventListener(name, () => over.abort(), { signal: over.signal, passive: true });
+  }
+  setTimeout(() => over.abort(), 5000);
 }
 
 // ------------------------------------------------------------------------------------------------------------ buttons
@@ -333,7 +351,7 @@ async function render({ model, el }) {
   };
   for (const name of explorer.traits) model.on(`change:${name}`, schedule);
   const reveal = () =>
-    wait("reveal", 100, () => (el.isConnected ? (el.closest(".dvae-explorer") ?? el).scrollIntoView() : reveal()));
+    wait("reveal", 100, () => (el.isConnected ? scrollTo(el.closest(".dvae-explorer") ?? el) : reveal()));
   const names = explorer.traits;
   const address = stored && names.length ? keepAddress({ model, set, names, stored, wait, reveal }) : null;
   if (names.length) words.before(makeShell({ root, name: get("kind").replaceAll("_", "-"), address, say }));

@@ -91,9 +91,10 @@ def browser():
 def open_page(browser, site: str, packages: Path) -> Iterator[Callable]:
     """Return a function that opens a page as a reader would and waits until it is drawn.
 
-    `open_page("book/noise", width=400, scheme="dark", reduced_motion=True)` returns Playwright's page; further keywords
-    go to the browser's context. The test fails if a page raised an error, wrote one to the console, or asked for
-    anything that failed or comes from outside, files of the npm packages at their exact versions aside.
+    `open_page("book/noise", width=400, scheme="dark", reduced_motion=True)` returns Playwright's page; `fragment`, as
+    in "#a-heading", goes to its address, and further keywords to the browser's context. The test fails if a page raised
+    an error, wrote one to the console, or asked for anything that failed or comes from outside, files of the npm
+    packages at their exact versions aside.
     """
     problems: list[str] = []
     contexts = []
@@ -109,7 +110,14 @@ def open_page(browser, site: str, packages: Path) -> Iterator[Callable]:
             problems.append(f"outside request: {error}")
             return route.abort()
 
-    def open_page(name: str, width: int = 1300, scheme: str = "light", reduced_motion: bool = False, **options):
+    def open_page(
+        name: str,
+        width: int = 1300,
+        scheme: str = "light",
+        reduced_motion: bool = False,
+        fragment: str = "",
+        **options,
+    ):
         context = browser.new_context(
             viewport={"width": width, "height": 1000},
             color_scheme=scheme,
@@ -123,7 +131,7 @@ def open_page(browser, site: str, packages: Path) -> Iterator[Callable]:
         page.on("console", lambda message: message.type == "error" and problems.append(f"{name}: {message.text}"))
         page.on("requestfailed", lambda request: problems.append(f"{name}: failed {request.url} {request.failure}"))
         page.on("response", lambda r: r.status >= 400 and problems.append(f"{name}: {r.status} for {r.url}"))
-        page.goto(f"{site}/{name}.html", wait_until="networkidle")
+        page.goto(f"{site}/{name}.html{fragment}", wait_until="networkidle")
         page.wait_for_function("!document.querySelector('script[src*=mathjax]') || window.MathJax?.startup?.promise")
         page.evaluate("Promise.all([window.MathJax?.startup?.promise, document.fonts.ready]).then(() => null)")
         return page

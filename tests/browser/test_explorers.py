@@ -69,7 +69,7 @@ def test_every_slider_moves_the_picture_by_mouse_and_by_keyboard(open_explorer, 
 @each_explorer
 def test_every_other_control_changes_what_is_seen(open_explorer, index):
     page, explorer = open_explorer(index, reduced_motion=True)
-    controls = explorer.locator("select, input[type=checkbox], input[type=number], button")
+    controls = explorer.locator("select, input[type=checkbox], input[type=number], .dvae button")
     assert controls.count() >= 1
     for control in controls.all():
         kind, name = control.evaluate("(control) => [control.type, control.textContent]")
