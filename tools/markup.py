@@ -16,11 +16,7 @@ CHANGES = (
 
 
 def mend(html: str) -> str:
-    """Return a page's body with the CHANGES made.
-
-    >>> mend('<tr><th class="head"></th><th class="head">ours</th></tr>')
-    '<tr><td class="head"></td><th class="head">ours</th></tr>'
-    """
+    """Return a page's body with the CHANGES made."""
     for pattern, replacement in CHANGES:
         html = re.sub(pattern, replacement, html)
     return html
