@@ -58,7 +58,9 @@ def card() -> Figure:
     """Return the card, 1200 x 630 pixels at 100 dots an inch."""
     figure = plt.figure(figsize=(12, 6.3), dpi=100, facecolor=GROUND)
     text = {"color": WHITE, "ha": "left", "va": "center"}
-    figure.text(0.05, 0.84, "The Denoising\nVariational Auto-Encoder", fontsize=40, weight="bold", linespacing=1.15, **text)
+    figure.text(
+        0.05, 0.84, "The Denoising\nVariational Auto-Encoder", fontsize=40, weight="bold", linespacing=1.15, **text
+    )
     for index, (name, pictures) in enumerate(rows().items()):
         bottom = 0.525 - 0.155 * index
         axis = figure.add_axes((0.18, bottom, 0.77, 0.135))

@@ -10,6 +10,8 @@ CHANGES = (
     # a hidden cell's switch says "Show code cell source", and MyST-NB gives it another name, which a screen reader would
     # say in its place, the same for each of the page's cells
     (r'<summary aria-label="Toggle hidden content">', "<summary>"),
+    # the role of an entry of the bibliography is deprecated, and of no use in a list
+    (r'role="doc-biblioentry"', 'role="listitem"'),
     # the empty corner above a table's first column is no heading of that column
     (r'<th class="head([^"]*)">(?:<p></p>)?</th>', r'<td class="head\1"></td>'),
 )
