@@ -12,7 +12,7 @@ import traitlets
 from anywidget import AnyWidget
 
 from dvae_lib.data import POSITIONS
-from dvae_lib.widgets.networks import Networks
+from dvae_lib.widgets.networks import Networks, listed
 
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
@@ -35,8 +35,6 @@ class View(AnyWidget):
     _esm = front_end()
     _css = _FOLDER / "widgets.css"
     kind = traitlets.Unicode().tag(sync=True)  # the front end's name for the explorer
-    networks = traitlets.Instance(Networks, allow_none=True).tag(sync=True, **ipywidgets.widget_serialization)
-    compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
     limit = traitlets.Float(LIMIT).tag(sync=True)
     schema = traitlets.Dict().tag(sync=True)  # what each trait may be that the page's address sets, as JSON Schema
 
@@ -45,8 +43,22 @@ class View(AnyWidget):
         own = self.traits(sync=True).keys() - View.class_traits().keys()
         return {name: found for name in sorted(own) if (found := _schema_of(self.traits()[name]))}
 
+    def subject(self) -> str:
+        """What is explored, in few words, for the explorer's name in Python."""
+        return ""
+
     def __repr__(self) -> str:
         return f"view of {self.kind.replace('_', ' ')}"
+
+
+class NetworksView(View):
+    """What an explorer of trained networks draws."""
+
+    networks = traitlets.Instance(Networks).tag(sync=True, **ipywidgets.widget_serialization)
+    compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
+
+    def subject(self) -> str:
+        return f"p = {listed(self.networks.levels[index] for index in self.compared)}"
 
 
 def _schema_of(trait: Any) -> dict[str, Any]:
@@ -64,14 +76,14 @@ def _corner() -> traitlets.Int:
     return traitlets.Int(min=0, max=POSITIONS - 1).tag(sync=True)
 
 
-class LatentMapView(View):
+class LatentMapView(NetworksView):
     z1 = traitlets.Float(min=-LIMIT, max=LIMIT).tag(sync=True)
     z2 = traitlets.Float(min=-LIMIT, max=LIMIT).tag(sync=True)
     manifold = traitlets.Bool().tag(sync=True)
     dots = traitlets.Bool().tag(sync=True)
 
 
-class PictureView(View):
+class PictureView(NetworksView):
     row = _corner()
     column = _corner()
     drawing = traitlets.Unicode("").tag(sync=True, pattern="([0-9a-f]{144})?")  # hexadecimal; empty for the square
@@ -105,7 +117,7 @@ class TrainingNoiseView(PictureView):
         return proposal["value"]
 
 
-class InterpolateView(View):
+class InterpolateView(NetworksView):
     first_row = _corner()
     first_column = _corner()
     last_row = _corner()
@@ -113,5 +125,5 @@ class InterpolateView(View):
     position = traitlets.Int(min=0, max=100).tag(sync=True)  # per cent of the way
 
 
-class TrainAgainView(View):
+class TrainAgainView(NetworksView):
     steps = traitlets.Int().tag(sync=True)

@@ -236,7 +236,7 @@ def test_a_saved_picture_shows_what_the_explorer_shows(open_explorer, index, opt
           };
           const canvases = [...root.querySelectorAll(".dvae-picture, .dvae-plane")].map((canvas) =>
             ({ box: box(canvas), url: canvas.toDataURL(), exact: canvas.matches(".dvae-picture") }));
-          return { size: [width, height], canvases, title: box(root.querySelector("h4")) };
+          return { size: [width, height], canvases, title: box(root.querySelector(".dvae-title")) };
         }"""
     )
     height, width = saved.shape[:2]
