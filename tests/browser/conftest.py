@@ -7,7 +7,6 @@ there is no browser or no node_modules the tests are skipped; where CI is set th
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,10 +16,10 @@ from typing import NoReturn
 
 import pytest
 from cdn import PACKAGES, ROOT, package_file
+from chromium import MISSING, program
 from refresh import pages
 
 HTML = Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html"))
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,11 +76,9 @@ def browser():
     except ImportError:
         missing("Playwright is not installed: pip install -r requirements.txt")
     with sync_playwright() as playwright:
-        named = os.environ.get("CHROMIUM")
-        own = playwright.chromium.executable_path
-        found = named or next(filter(None, map(shutil.which, PROGRAMS)), None) or own
-        if not Path(found).exists():
-            missing("there is no Chromium: install it, name it in CHROMIUM, or run playwright install chromium")
+        found = program(playwright.chromium.executable_path)
+        if found is None:
+            missing(MISSING)
         browser = playwright.chromium.launch(executable_path=found)
         yield browser
         browser.close()
