@@ -1,6 +1,7 @@
 """Every page of the book, as a reader meets it."""
 
 import pytest
+from cdn import PACKAGES
 from refresh import pages
 
 each_page = pytest.mark.parametrize("name", pages())
@@ -32,6 +33,28 @@ LUMINANCE = """() => {
 }"""
 
 
+# The pages are drawn, explorers included, before axe-core looks at them
+DRAWN = """() => {
+  const roots = [...document.querySelectorAll(".dvae-explorer .dvae")];
+  const views = document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]');
+  return roots.length === views.length && roots.every((root) => root.explorer);
+}"""
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+AXE = """async (rules) => {
+  const options = { resultTypes: ["violations"], runOnly: { type: "tag", values: rules } };
+  const { violations } = await axe.run(document, options);
+  return violations.flatMap(({ id, impact, help, nodes }) =>
+    nodes.map(({ target }) => `${impact}: ${id} at ${target.join(" ")}: ${help}`));
+}"""
+
+
+def hindrances(page) -> list[str]:
+    """What axe-core finds in a page that would keep somebody from reading or using it, the least of it included."""
+    page.wait_for_function(DRAWN)
+    page.evaluate((PACKAGES / "axe-core" / "axe.min.js").read_text())
+    return page.evaluate(AXE, RULES)
+
+
 def contrast(ground: float, text: float) -> float:
     return (max(ground, text) + 0.05) / (min(ground, text) + 0.05)
 
@@ -51,6 +74,7 @@ def test_a_page_in_a_light_window(open_page, name):
     ground, text = page.evaluate(LUMINANCE)
     assert ground > 0.9
     assert contrast(ground, text) > 7
+    assert hindrances(page) == []
 
 
 @each_page
@@ -60,6 +84,7 @@ def test_a_page_on_a_phone_in_the_dark(open_page, name):
     ground, text = page.evaluate(LUMINANCE)
     assert ground < 0.1
     assert contrast(ground, text) > 7
+    assert hindrances(page) == []
 
 
 def test_there_are_formulas_and_figures_to_look_at(open_page):
