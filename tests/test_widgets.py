@@ -330,7 +330,7 @@ def spoilt(kind):
         (lambda some: TrainingNoise(some, start=0.15), ValueError, "got 0.15"),
         (lambda some: Interpolate(some, last=(1, 2, 3)), TypeError, "last must be"),
         (lambda some: Bound(some, start=0.15), ValueError, "got 0.15"),
-        *[(lambda some, K=K: Bound(some, corruptions=K), ValueError, "1, 4, 16, 64, got") for K in (0, 2, 65, "4")],
+        *[(lambda some, n=n: Bound(some, corruptions=n), ValueError, "1, 4, 16, 64, got") for n in (0, 2, 65, "4")],
         (lambda some: TrainAgain(some, steps=0), ValueError, "steps must"),
         *[(lambda _, kind=kind: kind({}), TypeError, "must be Networks, got dict") for kind in EXPLORERS],
         *[(lambda some, p=p: TrainAgain(some).start(p), ValueError, "p must be") for p in (0.009, 0.501)],

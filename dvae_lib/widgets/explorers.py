@@ -10,7 +10,7 @@ import ipywidgets
 import traitlets
 
 from dvae_lib._checks import check_integer, check_number
-from dvae_lib.widgets.networks import Networks, listed
+from dvae_lib.widgets.networks import Networks
 from dvae_lib.widgets.stills import still
 from dvae_lib.widgets.views import (
     COUNTS,
@@ -28,7 +28,7 @@ class Explorer(ipywidgets.VBox):
     """Controls above a view, each joined to the trait of the view that it is named after."""
 
     def __init__(self, view: View, controls: Mapping[str, ipywidgets.Widget]) -> None:
-        self.view = view
+        self.view: Any = view  # with the traits of its own kind
         self.controls = dict(controls)
         self.links = []
         for name, control in controls.items():
@@ -51,8 +51,7 @@ class Explorer(ipywidgets.VBox):
         return bundle | ({"image/png": picture} if picture else {})
 
     def __repr__(self) -> str:
-        levels = [self.view.networks.levels[index] for index in self.view.compared]
-        return f"{type(self).__name__}(p = {listed(levels)})"
+        return f"{type(self).__name__}({self.view.subject()})"
 
 
 def close_widgets(*widgets: ipywidgets.Widget) -> None:

@@ -27,7 +27,7 @@ from dvae_lib.evaluation import exact_log_likelihood
 from dvae_lib.layers import gaussian_kl
 from dvae_lib.models import VariationalAutoencoder
 from dvae_lib.plotting import image_grid, show_manifold, use_book_style
-from dvae_lib.widgets.views import COUNTS, DRAWS, FIRST_DRAW, NOISES, View
+from dvae_lib.widgets.views import COUNTS, DRAWS, FIRST_DRAW, NOISES, NetworksView, View
 
 CLEAN, NOISY, GROUND = "#009e73", "#f0e442", "#101418"  # the front end's colours
 TRUTH = "#56b4e9"  # of the true posterior
@@ -263,7 +263,7 @@ def _magnified(axes: Axes, name: str, model: VariationalAutoencoder, clean: Tens
     axes.set(xlim=(left, right), ylim=(bottom, top))
 
 
-def _compared(view: View) -> list[tuple[str, VariationalAutoencoder]]:
+def _compared(view: NetworksView) -> list[tuple[str, VariationalAutoencoder]]:
     levels = [view.networks.levels[index] for index in view.compared]
     return [(f"DVAE, $p$ = {level:g}" if level else "VAE", view.networks.model(level)) for level in levels]
 
@@ -293,7 +293,7 @@ def _in_colour(found: Tensor, truth: Tensor) -> np.ndarray:
 
 
 def _plane(
-    axes: Axes, view: View, name: str, model: VariationalAutoencoder, manifold: bool = True, dots: bool = True
+    axes: Axes, view: NetworksView, name: str, model: VariationalAutoencoder, manifold: bool = True, dots: bool = True
 ) -> None:
     """The manifold, dimmed, and the codes of the 256 squares, coloured by place; those beyond the edge at the edge."""
     axes.set(facecolor=GROUND, title=name, aspect="equal")

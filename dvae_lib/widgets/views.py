@@ -11,7 +11,7 @@ import traitlets
 from anywidget import AnyWidget
 
 from dvae_lib.data import POSITIONS
-from dvae_lib.widgets.networks import Networks
+from dvae_lib.widgets.networks import Networks, listed
 
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
@@ -36,26 +36,38 @@ class View(AnyWidget):
     _esm = front_end()
     _css = _FOLDER / "widgets.css"
     kind = traitlets.Unicode().tag(sync=True)  # the front end's name for the explorer
-    networks = traitlets.Instance(Networks, allow_none=True).tag(sync=True, **ipywidgets.widget_serialization)
-    compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
     limit = traitlets.Float(LIMIT).tag(sync=True)
+
+    def subject(self) -> str:
+        """What is explored, in few words, for the explorer's name in Python."""
+        return ""
 
     def __repr__(self) -> str:
         return f"view of {self.kind.replace('_', ' ')}"
+
+
+class NetworksView(View):
+    """What an explorer of trained networks draws."""
+
+    networks = traitlets.Instance(Networks).tag(sync=True, **ipywidgets.widget_serialization)
+    compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
+
+    def subject(self) -> str:
+        return f"p = {listed(self.networks.levels[index] for index in self.compared)}"
 
 
 def _corner() -> traitlets.Int:
     return traitlets.Int(min=0, max=POSITIONS - 1).tag(sync=True)
 
 
-class LatentMapView(View):
+class LatentMapView(NetworksView):
     z1 = traitlets.Float(min=-LIMIT, max=LIMIT).tag(sync=True)
     z2 = traitlets.Float(min=-LIMIT, max=LIMIT).tag(sync=True)
     manifold = traitlets.Bool().tag(sync=True)
     dots = traitlets.Bool().tag(sync=True)
 
 
-class PictureView(View):
+class PictureView(NetworksView):
     row = _corner()
     column = _corner()
     drawing = traitlets.Unicode("").tag(sync=True)  # 144 hexadecimal digits, or empty for the square
@@ -93,7 +105,7 @@ class BoundView(OneNetworkView):
     count = traitlets.Int(min=0, max=len(COUNTS) - 1).tag(sync=True)  # place of K in COUNTS
 
 
-class InterpolateView(View):
+class InterpolateView(NetworksView):
     first_row = _corner()
     first_column = _corner()
     last_row = _corner()
@@ -101,5 +113,5 @@ class InterpolateView(View):
     position = traitlets.Int(min=0, max=100).tag(sync=True)  # per cent of the way
 
 
-class TrainAgainView(View):
+class TrainAgainView(NetworksView):
     steps = traitlets.Int().tag(sync=True)

@@ -10,13 +10,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dvae_lib.widgets import LEVELS, LIMIT, Networks
 
-EXPLORERS = [
-    "code z₁",
-    "draw the code",
-    "wrong pixels by",
-    "per cent",
-    "corruptions",
-]  # words that only one of them has
+# words that only one of them has
+EXPLORERS = ["code z₁", "draw the code", "wrong pixels by", "per cent", "corruptions"]
 each_explorer = pytest.mark.parametrize(
     "index", range(len(EXPLORERS)), ids=["map", "denoise", "training", "between", "bound"]
 )
