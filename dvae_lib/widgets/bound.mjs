@@ -4,6 +4,7 @@ import {
   CLEAN,
   EXPLORERS,
   GROUND,
+  MISSING,
   NOISY,
   PIXELS,
   PLANE,
@@ -332,7 +333,7 @@ function promisingCells(network, { softplus, hidden }, projected) {
     }
   }
   // between two codes it may change by many nats
-  const least = rough.reduce((most, value) => Math.max(most, value), -Infinity) - 100;
+  const least = rough.reduce((most, value) => Math.max(most, value), -Infinity) - 200;
   const cells = [];
   rough.forEach((height, n) => {
     if (height < least) return;
@@ -445,35 +446,43 @@ const roundUp = (value) => {
   return power * [1, 2, 5, 10].find((factor) => factor * power >= value * (1 - 1e-9));
 };
 
+/** The part of the axis that is shown, and the distance of its ticks. It begins at 0, or where the differences would be
+ * lost beside the values, a little above the highest. */
+export function axisOf(values) {
+  const known = values.filter((value) => !Number.isNaN(value));
+  const [high, low] = [Math.max(...known), Math.min(...known, -1)];
+  const span = Math.max(high - low, 0.5);
+  if (high > -span) return { top: 0, bottom: 1.02 * low, step: roundUp(-low / 6) };
+  const step = roundUp((1.3 * span) / 5);
+  return { top: step * Math.ceil((high + 0.2 * span) / step), bottom: low - 0.02 * span, step };
+}
+
 /** Bars that hang from 0, on one axis in nats: each is a list of parts, { kind, size }, from the top. */
-function makeLadder(count) {
+function makeLadder(number) {
   const ticks = make("div", { class: "dvae-rungs" });
   const line = make("i", { class: "dvae-level" });
-  const bars = Array.from({ length: count }, () => {
+  const bars = Array.from({ length: number }, () => {
     const [name, box, value] = [make("span", { class: "dvae-name" }), make("div"), make("b")];
     return { name, box, value, element: make("li", {}, name, make("div", { class: "dvae-hang" }, box, value)) };
   });
   const list = make("ol", {}, ...bars.map(({ element }) => element));
   const well = make("div", { class: "dvae-well" }, ticks, line);
   const figure = make("figure", { class: "dvae-ladder", role: "img" }, well, list);
-  let step = 0;
   return {
     element: figure,
     draw(rows, level, words) {
-      const most = Math.max(1, ...rows.map(({ value }) => -value));
-      const end = 1.02 * most;
-      const wanted = roundUp(most / 6);
-      const height = (size) => `${(100 * size) / end}%`;
-      if (wanted !== step || ticks.dataset.end !== String(end)) {
-        step = wanted;
-        ticks.dataset.end = String(end);
-        const depths = Array.from({ length: Math.floor(end / step) + 1 }, (_, i) => i * step);
-        const digits = step < 1 ? 1 : 0;
-        const text = (depth) => (depth ? `\u2212${depth.toFixed(digits)}` : "0 nats");
-        ticks.replaceChildren(...depths.map((depth) => make("span", { style: `top:${height(depth)}` }, text(depth))));
-      }
+      const { top, bottom, step } = axisOf(rows.map(({ value }) => value));
+      const height = (size) => `${(100 * size) / (top - bottom)}%`;
+      const count = Math.floor((top - bottom) / step) + 1;
+      const text = (value) => (value ? `\u2212${(-value).toFixed(step < 1 ? 1 : 0)}` : "0");
+      ticks.replaceChildren(
+        ...Array.from({ length: count }, (_, i) =>
+          make("span", { style: `top:${height(i * step)}` }, text(top - i * step)),
+        ),
+      );
+      figure.classList.toggle("dvae-torn", top < 0);
       line.hidden = level === null;
-      line.style.top = height(level === null ? 0 : -level);
+      line.style.top = height(level === null ? 0 : top - level);
       rows.forEach(({ name, parts, value }, i) => {
         const { box, ...bar } = bars[i];
         bar.name.replaceChildren(...name);
@@ -481,11 +490,13 @@ function makeLadder(count) {
           ...parts
             .filter(({ size }) => size > 0)
             .map(({ kind, size }) => {
-              const label = size / end > 0.065 && kind !== "base" ? [nats(size)] : [];
-              return make("i", { class: `dvae-part dvae-${kind}`, style: `height:${height(size)}` }, ...label);
+              const shown = kind === "base" ? size + top : size;
+              const label = shown / (top - bottom) > 0.065 && kind !== "base" ? [nats(size)] : [];
+              return make("i", { class: `dvae-part dvae-${kind}`, style: `height:${height(shown)}` }, ...label);
             }),
         );
-        bar.value.style.top = height(Math.max(0, -value));
+        const depth = Number.isNaN(value) ? 0 : (top - value) / (top - bottom);
+        bar.value.style.top = `calc(${depth} * var(--dvae-depth))`;
         bar.value.textContent = Number.isNaN(value) ? "\u2026" : nats(value);
       });
       figure.setAttribute("aria-label", words);
@@ -519,17 +530,26 @@ function makeWindow(view) {
       ends[1].textContent = `z\u2081 \u2192  ${upwards}`;
       ends[2].textContent = decimal(centre[0] + limit);
     },
-    /** Shade cells of a grid, (z1, z2, share) one after the other. */
-    shade(cells, width, colour) {
-      const side = Math.max(1.5, (width * PLANE) / (2 * part.limit)) + 0.5;
-      context.fillStyle = colour;
-      for (let i = 0; i < cells.length; i += 3) {
-        if ([0, 1].some((j) => Math.abs(cells[i + j] - part.centre[j]) > part.limit)) continue;
-        const [x, y] = place([cells[i], cells[i + 1]], part);
-        context.globalAlpha = 0.9 * cells[i + 2] ** 0.7;
-        context.fillRect(x - side / 2, y - side / 2, side, side);
+    /** Shade cells of a grid, (z1, z2, share) one after the other, blurred from each to the next. */
+    shade(cells, width, [red, green, blue]) {
+      const near = [...cells.keys()].filter(
+        (i) => i % 3 === 0 && [0, 1].every((j) => Math.abs(cells[i + j] - part.centre[j]) < part.limit + 2 * width),
+      );
+      const count = Math.ceil((2 * part.limit) / width) + 6;
+      if (!near.length || count > 1000) return;
+      const [left, top] = [Math.min(...near.map((i) => cells[i])), Math.max(...near.map((i) => cells[i + 1]))];
+      const small = make("canvas", { width: count, height: count });
+      const data = small.getContext("2d").createImageData(count, count);
+      for (const i of near) {
+        const [x, y] = [Math.round((cells[i] - left) / width) + 1, Math.round((top - cells[i + 1]) / width) + 1];
+        data.data.set([red, green, blue, 235 * cells[i + 2] ** 0.7], 4 * (y * count + x));
       }
-      context.globalAlpha = 1;
+      small.getContext("2d").putImageData(data, 0, 0);
+      const scale = (width * PLANE) / (2 * part.limit);
+      const x = ((1 + (left - part.centre[0]) / part.limit) * PLANE) / 2 - 1.5 * scale;
+      const y = ((1 - (top - part.centre[1]) / part.limit) * PLANE) / 2 - 1.5 * scale;
+      Object.assign(context, { imageSmoothingEnabled: true, imageSmoothingQuality: "high" });
+      context.drawImage(small, x, y, count * scale, count * scale);
     },
     /** The ellipses of two standard deviations of many Gaussians: the first `bright` stand out. */
     cloud(posteriors, colour, bright) {
@@ -660,17 +680,17 @@ function bound({ get, set, root, sheets, say, model, view }) {
           make("li", {}, make("i", { class: `dvae-part dvae-${kind}` }), make("span", {}, label), make("b", {}, size)),
         ),
       );
-      reading.textContent = text;
+      reading.replaceChildren(...text.split(/(?<=L)_(dvae)/).map((words, i) => (i % 2 ? make("sub", {}, words) : words)));
       planeTitle.textContent = `Codes of the ${sheet.name}, magnified`;
       const { centre, half } = frameOf(found, answer);
       plane.look(centre, half);
-      if (answer) plane.shade(answer.cells, answer.width, TRUTH);
+      if (answer) plane.shade(answer.cells, answer.width, MISSING);
       plane.cloud(found.posteriors, NOISY, K);
       plane.ellipse(found.clean, CLEAN);
       plane.overview(sheet, limit);
       const spread = `${DRAWS} posteriors of corrupted pictures, that of the clean one, and the true posterior`;
       plane.canvas.setAttribute("aria-label", `Code plane of the ${sheet.name} around ${pair(centre)}: ${spread}`);
-      say(`${sheet.name}. ${words} ${text}`);
+      say(`${sheet.name}. ${words} ${text.replaceAll("_", " ")}`);
     },
   };
 }
@@ -713,8 +733,8 @@ function inReading({ pending, exact, dvae, climb, elbo }, K) {
   const split =
     K === 1
       ? "one corruption regains nothing: raise K."
-      : `${nats(climb - dvae)} are a price for naming the corruption, and ${K} corruptions regain them. ` +
-        `The other ${nats(exact - climb)} are the mixture's, or what ${K} corruptions leave.`;
+      : `${K} corruptions regain ${nats(climb - dvae)}, a part of the price of naming the corruption; ` +
+        `the other ${nats(exact - climb)} are the mixture's, and what ${K} corruptions leave.`;
   return `${whole}${split} ${clean}.`;
 }
 

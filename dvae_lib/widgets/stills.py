@@ -165,15 +165,17 @@ def bound(view: Any) -> Figure:
         "$L_{dvae}$": [mixture, ("corruption", climb - found["L_1"])],
         "clean ELBO": [("amortisation", exact - found["elbo"])],
     }
+    low = min(found["L_1"], found["elbo"])
+    top = exact + 0.3 * (exact - low) if exact - low < -exact else 0.0  # as in the page, not always from 0
     for place, parts in enumerate(bars.values()):
-        foot = 0.0
-        for part, gap in (("base", -exact), *parts):
+        foot = top
+        for part, gap in (("base", top - exact), *parts):
             colour, hatch = PARTS[part]
             axes[2].bar(place, -gap, 0.7, foot, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5)
             foot -= gap
         axes[2].text(place, foot, f"{foot:.2f}".replace("-", "\u2212"), ha="center", va="top")
     axes[2].axhline(exact, color="black", linestyle="--", linewidth=0.8)
-    axes[2].set(ylabel="nats", title="log-likelihood and bounds", ylim=(1.12 * min(found.values()), 0))
+    axes[2].set(ylabel="nats", title="log-likelihood and bounds", ylim=(low - 0.12 * (top - low), top))
     axes[2].set_xticks(range(len(bars)), bars)
     axes[2].xaxis.tick_top()
     axes[2].tick_params("x", length=0)

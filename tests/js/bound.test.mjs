@@ -111,13 +111,24 @@ test("the parts of a bar add up to its value, and pending ones say so", () => {
   const { rows, sizes, text } = bound.account(values, 16);
   for (const { parts, value } of rows) close(parts.reduce((sum, { size }) => sum + size, 0), -value, 1e-9, "parts");
   assert.deepEqual(sizes.map(({ size }) => size), ["2.00", "1.00", "5.00"]);
-  assert.match(text, /^Of the 3\.00 nats .* 1\.00 .* 16 corruptions regain .* 2\.00 .* 2\.00 nats below L_dvae\.$/);
+  assert.match(text, /^Of the 3\.00 nats .* 16 corruptions regain 1\.00, .* other 2\.00 .* 2\.00 nats below L_dvae\.$/);
   const pending = bound.account({ ...values, exact: NaN }, 16);
   assert.match(pending.text, /being counted/);
   for (const { parts, value } of pending.rows.slice(1)) {
     close(parts.reduce((sum, { size }) => sum + size, 0), -value, 1e-9, "parts");
   }
   assert.deepEqual(pending.sizes.map(({ size }) => size), ["\u2026", "1.00", "\u2026"]);
+});
+
+test("the axis holds all values, and begins at 0 unless the differences would be lost", () => {
+  assert.deepEqual(bound.axisOf([NaN, -30, -12, -7]).top, 0);
+  for (const values of [[-6.97, -7.68, -8.36, -7.69], [-70, -71, -80, -75], [-7, -7300, -7, -7], [-3, -3, -3, NaN]]) {
+    const { top, bottom, step } = bound.axisOf(values);
+    const known = values.filter((value) => !Number.isNaN(value));
+    assert.ok(top > Math.max(...known) && bottom < Math.min(...known));
+    assert.ok(Math.abs(top / step - Math.round(top / step)) < 1e-9);
+    assert.ok((top - bottom) / step < 9);
+  }
 });
 
 test("a sum of large exponentials does not overflow", () => {
