@@ -680,7 +680,8 @@ function bound({ get, set, root, sheets, say, model, view }) {
           make("li", {}, make("i", { class: `dvae-part dvae-${kind}` }), make("span", {}, label), make("b", {}, size)),
         ),
       );
-      reading.replaceChildren(...text.split(/(?<=L)_(dvae)/).map((words, i) => (i % 2 ? make("sub", {}, words) : words)));
+      const pieces = text.split(/(?<=L)_(dvae)/); // every second one is an index
+      reading.replaceChildren(...pieces.map((piece, i) => (i % 2 ? make("sub", {}, piece) : piece)));
       planeTitle.textContent = `Codes of the ${sheet.name}, magnified`;
       const { centre, half } = frameOf(found, answer);
       plane.look(centre, half);
