@@ -3,14 +3,16 @@ PYTHON ?= python3
 PORT ?= 8000
 JOBS ?= 2
 # The versions that are installed: pinned (constraints.txt), oldest (constraints-oldest.txt: the lowest that the requirements
-# allow) or newest (the highest), each in an environment of its own.
+# allow), newest (the highest) or colab (constraints-colab.txt: Google Colab's), each in an environment of its own.
 VERSIONS ?= pinned
 VENV_pinned := .venv
 VENV_oldest := .venv-oldest
 VENV_newest := .venv-newest
+VENV_colab := .venv-colab
 CONSTRAINTS_pinned := constraints.txt
 CONSTRAINTS_oldest := constraints-oldest.txt
-VENV := $(or $(VENV_$(VERSIONS)),$(error VERSIONS is pinned, oldest or newest, not "$(VERSIONS)"))
+CONSTRAINTS_colab := constraints-colab.txt
+VENV := $(or $(VENV_$(VERSIONS)),$(error VERSIONS is pinned, oldest, newest or colab, not "$(VERSIONS)"))
 CONSTRAINTS := $(CONSTRAINTS_$(VERSIONS))
 INSTALL := $(VENV)/bin/python -m pip install --progress-bar off $(addprefix -c ,$(CONSTRAINTS))
 BIN := $(VENV)/bin
