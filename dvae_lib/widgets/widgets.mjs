@@ -222,6 +222,11 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** The name over a picture: no heading, as an explorer may stand under any. */
+export function panelTitle(...text) {
+  return make("p", { class: "dvae-title" }, ...text);
+}
+
 /** A canvas of 24 x 24 pixels under a title, enlarged by the page's style. `columns` is how many pictures it holds. */
 export function makePicture(title, columns = 1) {
   const width = columns * SIZE + columns - 1;
@@ -479,7 +484,7 @@ function latentMap({ get, set, root, compared, say, view }) {
       moveTo(get("z1") + step * right, get("z2") + step * up);
     });
     const result = make("div", { class: "dvae-result" }, picture.element, note);
-    root.append(make("section", { class: "dvae-panel" }, make("p", { class: "dvae-title" }, sheet.name), plane.element, result));
+    root.append(make("section", { class: "dvae-panel" }, panelTitle(sheet.name), plane.element, result));
     return { sheet, plane, picture, note, probabilities: new Float32Array(PIXELS) };
   });
   root.append(makeKey("Drag on a plane, or use the sliders. "));
@@ -582,7 +587,7 @@ export function makeReconstruction(sheet, limit, view) {
     element: make(
       "section",
       { class: "dvae-panel" },
-      make("p", { class: "dvae-title" }, sheet.name),
+      panelTitle(sheet.name),
       make("div", { class: "dvae-beside" }, plane.element, pictures),
       note,
     ),
@@ -661,7 +666,7 @@ function trainingNoise({ get, set, root, sheets, say, later, view }) {
   const noisy = new Float32Array(PIXELS);
   const [before, after] = [makePicture("clean picture"), makePicture("input of the encoder")];
   const plane = makePlane("Code plane", limit, view);
-  const title = make("p", { class: "dvae-title" });
+  const title = panelTitle();
   const [map, binary] = [makePicture("probabilities"), makePicture("at 1/2")];
   const note = make("p", { class: "dvae-note" });
   const bars = sheets.map(({ level }, index) => {
@@ -745,7 +750,7 @@ function interpolate({ get, set, root, compared, say, view }) {
   const row = (title, { picture, now }) => {
     picture.canvas.setAttribute("aria-label", `From the first picture to the second, ${title}`);
     now.canvas.setAttribute("aria-label", `Picture on the way, ${title}`);
-    return [make("p", { class: "dvae-title" }, title), now.canvas, make("div", { class: "dvae-film" }, picture.canvas, make("i"))];
+    return [panelTitle(title), now.canvas, make("div", { class: "dvae-film" }, picture.canvas, make("i"))];
   };
   const between = (from, to, share, out) => {
     for (let i = 0; i < out.length; i++) out[i] = (1 - share) * from[i] + share * to[i];
@@ -762,7 +767,7 @@ function interpolate({ get, set, root, compared, say, view }) {
   const rows = ways.flatMap((way) => row(`${way.sheet.name}, between codes`, way));
   rows.push(...row("between pixels", pixels));
   const planes = ways.map(({ sheet, plane }) =>
-    make("section", { class: "dvae-panel" }, make("p", { class: "dvae-title" }, sheet.name), plane.element),
+    make("section", { class: "dvae-panel" }, panelTitle(sheet.name), plane.element),
   );
   root.append(make("div", { class: "dvae-films" }, ...rows), make("div", { class: "dvae-pair" }, ...planes));
   const markers = root.querySelectorAll(".dvae-film > i");
