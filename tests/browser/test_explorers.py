@@ -10,8 +10,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dvae_lib.widgets import LEVELS, LIMIT, Networks
 
-EXPLORERS = ["code z₁", "draw the code", "training p", "per cent"]  # a control that only one of them has
-each_explorer = pytest.mark.parametrize("index", range(len(EXPLORERS)), ids=["map", "denoise", "training", "between"])
+# words that only one of them has
+EXPLORERS = ["code z₁", "draw the code", "wrong pixels by", "per cent", "corruptions"]
+each_explorer = pytest.mark.parametrize(
+    "index", range(len(EXPLORERS)), ids=["map", "denoise", "training", "between", "bound"]
+)
 
 # What an explorer shows: the pixels of its canvases, and where its markers stand
 SHOWN = """(explorer) => [...explorer.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL()).join()
@@ -69,7 +72,7 @@ def test_every_slider_moves_the_picture_by_mouse_and_by_keyboard(open_explorer, 
 @each_explorer
 def test_every_other_control_changes_what_is_seen(open_explorer, index):
     page, explorer = open_explorer(index, reduced_motion=True)
-    controls = explorer.locator("select, input[type=checkbox], input[type=number], button")
+    controls = explorer.locator("select, input[type=checkbox], input[type=number], .dvae button")
     assert controls.count() >= 1
     for control in controls.all():
         kind, name = control.evaluate("(control) => [control.type, control.textContent]")
