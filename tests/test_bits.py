@@ -107,6 +107,11 @@ def test_relaxed_sample_has_the_temperature_of_the_moment():
     assert torch.equal(sampler(LOGITS), other(LOGITS))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_codes_have_the_type_of_the_logits(training):
+    assert ConcreteSampler(0.5).train(training)(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
 def test_relaxed_sample_is_differentiable_with_the_gradient_of_finite_differences():
     def sample(logits):
         return ConcreteSampler(0.7, torch.Generator().manual_seed(3))(logits)

@@ -28,6 +28,7 @@ def flat(text: str) -> str:
     return re.sub(r"\s+|\\[()]", "", text)
 
 
+@pytest.fixture(scope="session")
 def titles(html) -> dict[str, str]:
     """Each chapter's title, with its number, as its page has it."""
     found = {}
@@ -45,10 +46,10 @@ def outline(entries, depth=0):
             yield depth, entry
 
 
-def test_every_chapter_is_there_and_the_outline_leads_to_it(book, texts, html):
+def test_every_chapter_is_there_and_the_outline_leads_to_it(book, texts, titles):
     entries = {flat(entry.title): book.get_destination_page_number(entry) for _, entry in outline(book.outline)}
     starts = []
-    for page, title in titles(html).items():
+    for page, title in titles.items():
         assert flat(title) in entries, title
         starts.append(entries[flat(title)])
         assert flat(title) in flat(texts[starts[-1]]), page
@@ -56,14 +57,14 @@ def test_every_chapter_is_there_and_the_outline_leads_to_it(book, texts, html):
     assert len(entries) > 200  # the sections too
 
 
-def test_the_pages_are_numbered_and_the_contents_name_the_chapters_pages(book, texts, html):
+def test_the_pages_are_numbered_and_the_contents_name_the_chapters_pages(texts, titles):
     for number, text in enumerate(texts[1:], 2):
         assert str(number) in text.split(), number
     assert "1" not in texts[0].split()
     targets = pdf.page_numbers(pdf.PDF.read_bytes())
     first = targets[pdf.key(pages()[0])]
     contents = flat("".join(texts[: first - 1]))
-    for page, title in titles(html).items():
+    for page, title in titles.items():
         assert f"{flat(title)}{targets[pdf.key(page)]}" in contents, page
 
 
@@ -88,7 +89,7 @@ def test_every_link_of_a_page_leads_into_the_book(book):
                 assert re.match(r"https?://", note["/A"]["/URI"]), note["/A"]["/URI"]
                 assert "book.invalid" not in note["/A"]["/URI"]
     assert links > 1000
-    assert outside > 50
+    assert outside >= 20
 
 
 def test_the_numbers_are_those_of_the_pages(texts, html):
@@ -109,8 +110,9 @@ def test_there_is_a_picture_for_each_figure_and_each_explorer(book):
         for output in cell.get("outputs", [])
     ]
     assert sum({VIEW, PICTURE} <= data.keys() for data in outputs) >= 5
-    pictures = [image.name for page in book.pages for image in page.images]
-    assert len(pictures) >= sum(PICTURE in data for data in outputs) + 1  # the title's
+    drawn = [thing.get_object() for page in book.pages for thing in page["/Resources"].get("/XObject", {}).values()]
+    pictures = [thing for thing in drawn if thing["/Subtype"] == "/Image"]
+    assert len(pictures) == sum(PICTURE in data for data in outputs) + 1  # the title's
 
 
 def test_the_file_has_a_title_a_language_and_a_bounded_size(book):
