@@ -29,8 +29,8 @@ ELSEWHERE = """batch, builder, denoising tokenizers, family, folds, geometric, g
 probable square, number of the step, random numbers, sampler, static, table, vae, variance, weights"""
 # the beginning of a paragraph, or the name of a part of the book or of a button
 RUN_IN = """a model of images, a plane folds, appendix, copy link, further, hide controls, it cannot be repeated,
-it closes in like, save picture, it converges to, it has a direction, it is a bound, it never falls with, it never stops,
-it spoils the target, mended, parameters get lost, play, proof, seen, symptom, the hardware's limit,
+it closes in like, save picture, it converges to, it has a direction, it is a bound, it never falls with,
+it never stops, it spoils the target, mended, parameters get lost, play, proof, seen, symptom, the hardware's limit,
 understood, what denoising buys, wrong images are welcome"""
 EXCEPTIONS = {" ".join(words.split()) for words in f"{STRESSED}, {ELSEWHERE}, {RUN_IN}".split(",")}
 
