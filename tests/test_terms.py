@@ -25,12 +25,12 @@ estimate, if and only if, less likely, linear, log, mean, nearest, bound, fault,
 images, indices, place, size, values, positions, fresh noise, maximum, set, not set, circular,
 strided, the gradient, in place, slices, sorted, correct or not, decoder's, negative"""
 # explained under another word
-ELSEWHERE = """batch, builder, family, folds, geometric, gradients, launched, log-variances, most
+ELSEWHERE = """batch, builder, denoising tokenizers, family, folds, geometric, gradients, launched, log-variances, most
 probable square, number of the step, random numbers, sampler, static, table, vae, variance, weights"""
-# the beginning of a paragraph, or the name of a part of the book
-RUN_IN = """a model of images, a plane folds, appendix, further, it cannot be repeated, it closes in
-like, it converges to, it has a direction, it is a bound, it never falls with, it never stops, it
-spoils the target, mended, parameters get lost, play, proof, seen, symptom, the hardware's limit,
+# the beginning of a paragraph, or the name of a part of the book or of a button
+RUN_IN = """a model of images, a plane folds, appendix, copy link, further, hide controls, it cannot be repeated,
+it closes in like, save picture, it converges to, it has a direction, it is a bound, it never falls with,
+it never stops, it spoils the target, mended, parameters get lost, play, proof, seen, symptom, the hardware's limit,
 understood, what denoising buys, wrong images are welcome"""
 EXCEPTIONS = {" ".join(words.split()) for words in f"{STRESSED}, {ELSEWHERE}, {RUN_IN}".split(",")}
 
