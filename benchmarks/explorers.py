@@ -1,4 +1,5 @@
-"""Time the explorers in the built page: from the request to the first picture, and one decode-and-draw.
+"""Time the explorers in the built page: from the request to the first picture, and one decode-and-draw; for the
+explorer of the bounds one draw after a fresh noise, with all bounds computed anew.
 
     make book && npm ci --ignore-scripts
     .venv/bin/python -m benchmarks.explorers [--loads 5] [--chromium /usr/bin/chromium]
@@ -56,7 +57,7 @@ def main() -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Pages, directory=str(PAGES)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/book/explore.html"
-    first, draws = [], []
+    first, draws, bounds = [], [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium)
         for _ in range(options.loads):
@@ -79,6 +80,22 @@ def main() -> None:
                     })"""
                 )
             )
+            bounds.append(
+                page.evaluate(
+                    """async () => {
+                      const root = document.querySelector('.dvae:has(.dvae-ladder)');
+                      const button = [...root.querySelectorAll('button')].find((one) => one.textContent === 'Fresh noise');
+                      const frame = () => new Promise(requestAnimationFrame);
+                      const times = [];
+                      for (let i = 0; i < 25; i++) {
+                        button.click();
+                        for (let j = 0; j < 3; j++) await frame();
+                        times.push(root.explorer.durations.at(-1));
+                      }
+                      return times.sort((a, b) => a - b)[12];
+                    }"""
+                )
+            )
             page.context.close()
         browser.close()
     print(f"{(PAGES / 'book' / 'explore.html').stat().st_size / 1e6:.2f} MB in the page")
@@ -87,6 +104,7 @@ def main() -> None:
         ("latent map", "denoise", "training noise", "interpolate"), zip(*draws, strict=True), strict=True
     ):
         print(f"decode and draw, {name}: {in_words(spread(values), 2)} ms")
+    print(f"compute and draw, bounds of 64 fresh corruptions: {in_words(spread(bounds), 2)} ms")
 
 
 if __name__ == "__main__":
