@@ -84,7 +84,8 @@ def main() -> None:
                 page.evaluate(
                     """async () => {
                       const root = document.querySelector('.dvae:has(.dvae-ladder)');
-                      const button = [...root.querySelectorAll('button')].find((one) => one.textContent === 'Fresh noise');
+                      const buttons = [...root.querySelectorAll('button')];
+                      const button = buttons.find((one) => one.textContent === 'Fresh noise');
                       const frame = () => new Promise(requestAnimationFrame);
                       const times = [];
                       for (let i = 0; i < 25; i++) {

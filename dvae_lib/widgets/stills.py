@@ -266,9 +266,10 @@ def _magnified(axes: Axes, name: str, model: VariationalAutoencoder, clean: Tens
     colours = LinearSegmentedColormap.from_list("truth", [GROUND, TRUTH])
     axes.imshow(shade, cmap=colours, extent=(left, right, bottom, top), origin="lower", interpolation="bilinear")
     for place in reversed(range(len(mean))):
-        width, height = (4 * (log_variance[place] / 2).exp()).tolist()
-        style = {"edgecolor": NOISY if place else CLEAN, "linewidth": 0.9 if place else 2.2, "fill": False}
-        axes.add_patch(Ellipse(mean[place].tolist(), width, height, alpha=1 if place <= bright else 0.3, **style))
+        (first, second), (width, height) = mean[place].tolist(), (4 * (log_variance[place] / 2).exp()).tolist()
+        ring = Ellipse((first, second), width, height, fill=False, alpha=1 if place <= bright else 0.3)
+        ring.set(edgecolor=NOISY if place else CLEAN, linewidth=0.9 if place else 2.2)
+        axes.add_patch(ring)
     axes.set(xlabel="$z_1$", ylabel="$z_2$", title=f"codes of the {name}", facecolor=GROUND, aspect="equal")
     axes.set(xlim=(left, right), ylim=(bottom, top))
 
