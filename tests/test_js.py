@@ -72,21 +72,30 @@ def fixture():
     }
 
 
-def run_under_node(tests, fixture, folder):
-    """Run a file of tests with this fixture: all that are written must pass."""
-    path = folder / "fixture.json"
-    path.write_text(json.dumps(fixture))
-    command = [node(), "--test-reporter=tap", str(tests)]
-    environment = {**os.environ, "DVAE_FIXTURE": str(path)}
+def run_tests(path, **variables):
+    """Run a file of unit tests under node: all must pass, and none may be left out."""
+    command = [node(), "--test-reporter=tap", str(path)]
+    environment = {**os.environ, **variables}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     counts = dict(re.findall(r"^# (pass|fail|skipped|todo) (\d+)$", result.stdout, re.MULTILINE))
-    written = len(re.findall(r"^test\(", tests.read_text(), re.MULTILINE))
+    written = len(re.findall(r"^test\(", path.read_text(), re.MULTILINE))
     assert counts == {"pass": str(written), "fail": "0", "skipped": "0", "todo": "0"}
+
+
+def run_under_node(tests, fixture, folder):
+    """The same, with numbers to compare with."""
+    path = folder / "fixture.json"
+    path.write_text(json.dumps(fixture))
+    run_tests(tests, DVAE_FIXTURE=str(path))
 
 
 def test_the_front_end_passes_its_unit_tests(tmp_path):
     run_under_node(TESTS, fixture(), tmp_path)
+
+
+def test_the_shell_passes_its_unit_tests():
+    run_tests(TESTS.with_name("shell.test.mjs"))
 
 
 # the explorer of the bounds: independent formulas in double precision, on the page's 8-bit weights
@@ -227,7 +236,8 @@ def test_a_still_shows_the_noise_that_the_page_draws(kind, level, seed):
     np.testing.assert_allclose(corrupt(kind, level, image, seed).flatten(), page, atol=1e-6)
 
 
-@pytest.mark.parametrize("parts", [(), ("bound.mjs",)], ids=["widgets", "bound"])
-def test_the_front_end_fetches_nothing(parts):
-    source = front_end(*parts)
+@pytest.mark.parametrize("part", sorted(FRONT_END.parent.glob("*.mjs")), ids=lambda path: path.name)
+def test_the_front_end_fetches_nothing(part):
+    source = front_end(*{part.name} - {"widgets.mjs", "shell.mjs"})
+    assert part.read_text()[-500:] in source
     assert not re.search(r"\bimport\b\s*[({*\"']|\bfetch\(|XMLHttpRequest|WebSocket|https?:", source)

@@ -161,6 +161,24 @@ def test_a_reader_can_reach_all_that_changes_the_picture(explorer, networks):
     assert f"function {kind}(" in built.view._esm  # each view sends what it needs
 
 
+@each_explorer
+def test_what_the_address_may_set_is_what_the_view_takes(explorer, networks):
+    """The page learns types and bounds from `schema`, and passes over all else."""
+    view = explorer(networks).view
+    assert view.schema.keys() == (set() if explorer is TrainAgain else set(EXPLORERS[explorer]) - {"compared", "limit"})
+    for name, words in view.schema.items():
+        value = getattr(view, name)
+        types = {"boolean": bool, "integer": int, "number": (int, float), "string": str}
+        assert isinstance(value, types[words["type"]])
+        if words["type"] == "string":
+            assert re.fullmatch(words["pattern"], value) is not None
+        if "minimum" in words:
+            for bound, beyond in ((words["minimum"], -1), (words["maximum"], 1)):
+                setattr(view, name, bound)
+                with pytest.raises(traitlets.TraitError, match=name):
+                    setattr(view, name, bound + beyond)
+
+
 def test_the_front_end_asks_for_traits_that_exist(networks):
     asked = set(re.findall(r'\bget\("(\w+)"\)', FRONT_END))
     classes = [Networks, *(type(explorer(networks).view) for explorer in EXPLORERS)]

@@ -17,6 +17,7 @@ import {
   makeButton,
   makeEditable,
   makePicture,
+  makeTitle,
   pair,
   place,
   swatch,
@@ -633,7 +634,7 @@ function bound({ get, set, root, sheets, say, model, view }) {
   const ladder = makeLadder(4);
   const gaps = make("ul", { class: "dvae-gaps" });
   const plane = makeWindow(view);
-  const [title, planeTitle] = [make("h4", {}, "Log-likelihood and bounds, in nats"), make("h4")];
+  const [title, planeTitle] = [makeTitle("Log-likelihood and bounds, in nats"), makeTitle("")];
   const reading = make("p", { class: "dvae-reading" });
   root.append(
     make("div", { class: "dvae-inputs" }, editor.element, input.element, tools),

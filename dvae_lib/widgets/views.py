@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ _IMPORT = re.compile(r'^import \{[^}]*\} from "\./widgets\.mjs";\n', re.MULTILIN
 
 
 def front_end(*parts: str) -> str:
-    """Return widgets.mjs with these files behind it, as the one module that a page loads.
+    """Return widgets.mjs, these files and shell.mjs, one behind the other, as the one module that a page loads.
 
     A part adds its explorer to EXPLORERS. Its import from widgets.mjs, which node needs, is left out.
     """
-    files = ("widgets.mjs", *parts)
+    files = ("widgets.mjs", *parts, "shell.mjs")
     return _IMPORT.sub("", "\n".join((_FOLDER / file).read_text(encoding="utf-8") for file in files))
 
 
@@ -37,6 +38,12 @@ class View(AnyWidget):
     _css = _FOLDER / "widgets.css"
     kind = traitlets.Unicode().tag(sync=True)  # the front end's name for the explorer
     limit = traitlets.Float(LIMIT).tag(sync=True)
+    schema = traitlets.Dict().tag(sync=True)  # what each trait may be that the page's address sets, as JSON Schema
+
+    @traitlets.default("schema")
+    def _schema(self) -> dict[str, dict[str, Any]]:
+        own = self.traits(sync=True).keys() - View.class_traits().keys()
+        return {name: found for name in sorted(own) if (found := _schema_of(self.traits()[name]))}
 
     def subject(self) -> str:
         """What is explored, in few words, for the explorer's name in Python."""
@@ -56,6 +63,17 @@ class NetworksView(View):
         return f"p = {listed(self.networks.levels[index] for index in self.compared)}"
 
 
+def _schema_of(trait: Any) -> dict[str, Any]:
+    """Return what a trait takes: a truth value, a number within bounds, or a string of a pattern."""
+    if isinstance(trait, traitlets.Bool):
+        return {"type": "boolean"}
+    if isinstance(trait, traitlets.Int | traitlets.Float):
+        bounds = [math.inf if bound is None else bound for bound in (trait.min, trait.max)]
+        kind = "integer" if isinstance(trait, traitlets.Int) else "number"
+        return {"type": kind, "minimum": bounds[0], "maximum": bounds[1]} if all(map(math.isfinite, bounds)) else {}
+    return {"type": "string", "pattern": trait.metadata["pattern"]} if "pattern" in trait.metadata else {}
+
+
 def _corner() -> traitlets.Int:
     return traitlets.Int(min=0, max=POSITIONS - 1).tag(sync=True)
 
@@ -70,13 +88,13 @@ class LatentMapView(NetworksView):
 class PictureView(NetworksView):
     row = _corner()
     column = _corner()
-    drawing = traitlets.Unicode("").tag(sync=True)  # 144 hexadecimal digits, or empty for the square
+    drawing = traitlets.Unicode("").tag(sync=True, pattern="([0-9a-f]{144})?")  # hexadecimal; empty for the square
     level = traitlets.Float(min=0, max=0.5).tag(sync=True)
     seed = traitlets.Int(min=0, max=9999).tag(sync=True)
 
     @traitlets.validate("drawing")
     def _check_drawing(self, proposal: dict[str, Any]) -> str:
-        if not re.fullmatch("([0-9a-f]{144})?", proposal["value"]):
+        if not re.fullmatch(self.traits()["drawing"].metadata["pattern"], proposal["value"]):
             raise traitlets.TraitError(f"drawing must be 144 hexadecimal digits or empty, got {proposal['value']!r}")
         return proposal["value"]
 
@@ -88,6 +106,11 @@ class DenoiseView(PictureView):
 
 class OneNetworkView(PictureView):
     index = traitlets.Int(min=0).tag(sync=True)  # of the network shown
+
+    @traitlets.default("schema")
+    def _schema(self) -> dict[str, dict[str, Any]]:
+        last = len(self.networks.levels) - 1
+        return super()._schema() | {"index": {"type": "integer", "minimum": 0, "maximum": last}}
 
     @traitlets.validate("index")
     def _check_index(self, proposal: dict[str, Any]) -> int:
