@@ -6,7 +6,6 @@ Drawn from the same networks as the live explorer, and with the same draws of th
 from __future__ import annotations
 
 import base64
-import copy
 import io
 import math
 from collections.abc import Callable
@@ -153,8 +152,8 @@ def bound(view: Any) -> Figure:
     axes = figure.subplot_mosaic([[0, 2, 3], [1, 2, 3]], width_ratios=(1, 3, 2.6))
     clean, size = _clean(view), COUNTS[view.count]
     name, model = _compared(view)[view.index]
-    draws = torch.cat([corrupt(0, view.level, clean, FIRST_DRAW + DRAWS * view.seed + draw) for draw in range(DRAWS)])
-    found = bound_numbers(model, clean, draws)
+    draws = _corruptions(view, clean)
+    found = bound_of(view)
     exact, climb = found["exact"], found[f"L_{size}"]
     _picture(axes[0], clean, "picture")
     _picture(axes[1], draws[0], "one corruption")
@@ -213,13 +212,22 @@ def uniforms(seed: int, count: int) -> np.ndarray:
     return (t ^ (t >> 14)) / 2**32
 
 
-@torch.no_grad()
-def bound_numbers(model: VariationalAutoencoder, clean: Tensor, draws: Tensor) -> dict[str, float]:
-    """Return ln p(x), the bound of the clean picture, and L_K of its corruptions `draws`, as the front end forms them.
+def _corruptions(view: Any, clean: Tensor) -> Tensor:
+    """The corruptions that the front end draws: (DRAWS, 1, 24, 24)."""
+    seeds = range(FIRST_DRAW + DRAWS * view.seed, FIRST_DRAW + DRAWS * (view.seed + 1))
+    return torch.cat([corrupt(0, view.level, clean, seed) for seed in seeds])
 
-    Means under the Gaussians are taken with Gauss-Hermite rules of 20 nodes along each axis.
+
+@torch.no_grad()
+def bound_of(view: Any) -> dict[str, float]:
+    """Return ln p(x), "exact", the bound of the clean picture, "elbo", and "L_K" for each K of `COUNTS`, in nats.
+
+    Of the same corruptions as in the front end; means under the Gaussians are taken with Gauss-Hermite rules of 20
+    nodes along each axis.
     """
-    model, clean = copy.deepcopy(model).double(), clean.double()
+    picture = _clean(view)
+    draws, clean = _corruptions(view, picture), picture.double()
+    model = _compared(view)[view.index][1].double()
     points, weights = np.polynomial.hermite_e.hermegauss(20)
     eps = torch.cartesian_prod(*2 * [torch.from_numpy(points)])  # (400, 2)
     share = torch.outer(*2 * [torch.from_numpy(weights / weights.sum())]).flatten()
@@ -258,9 +266,10 @@ def _magnified(axes: Axes, name: str, model: VariationalAutoencoder, clean: Tens
     colours = LinearSegmentedColormap.from_list("truth", [GROUND, TRUTH])
     axes.imshow(shade, cmap=colours, extent=(left, right, bottom, top), origin="lower", interpolation="bilinear")
     for place in reversed(range(len(mean))):
-        width, height = (4 * (log_variance[place] / 2).exp()).tolist()
-        style = {"edgecolor": NOISY if place else CLEAN, "linewidth": 0.9 if place else 2.2, "fill": False}
-        axes.add_patch(Ellipse(mean[place].tolist(), width, height, alpha=1 if place <= bright else 0.3, **style))
+        (first, second), (width, height) = mean[place].tolist(), (4 * (log_variance[place] / 2).exp()).tolist()
+        ring = Ellipse((first, second), width, height, fill=False, alpha=1 if place <= bright else 0.3)
+        ring.set(edgecolor=NOISY if place else CLEAN, linewidth=0.9 if place else 2.2)
+        axes.add_patch(ring)
     axes.set(xlabel="$z_1$", ylabel="$z_2$", title=f"codes of the {name}", facecolor=GROUND, aspect="equal")
     axes.set(xlim=(left, right), ylim=(bottom, top))
 

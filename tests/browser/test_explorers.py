@@ -8,7 +8,8 @@ import torch
 from cdn import ROOT
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from dvae_lib.widgets import LEVELS, LIMIT, Networks
+from dvae_lib.widgets import LEVELS, LIMIT, Bound, Networks
+from dvae_lib.widgets.stills import bound_of
 
 # words that only one of them has
 EXPLORERS = ["code z₁", "draw the code", "wrong pixels by", "per cent", "corruptions"]
@@ -277,5 +278,38 @@ def test_the_numbers_first_shown_are_those_of_pytorch(open_page, name, explorers
         assert float(nats) == pytest.approx(cross_entropy, abs=0.1)
 
 
+COUNTED = "(reading) => reading.textContent.startsWith('Of the ')"  # once the worker has filled its table
+
+
+def test_the_bounds_first_shown_are_those_of_pytorch(open_explorer):
+    page, explorer = open_explorer(4)
+    reading = explorer.locator(".dvae-reading")
+    page.wait_for_function(COUNTED, arg=reading.element_handle(), timeout=60000)
+    settle(page)
+    values = [float(text.replace("\u2212", "-")) for text in explorer.locator(".dvae-hang > b").all_inner_texts()]
+    built = Bound(Networks.load(ROOT / "weights"))
+    found = bound_of(built.view)
+    built.view.networks.close()
+    expected = [found[name] for name in ("exact", "L_16", "L_1", "elbo")]
+    np.testing.assert_allclose(values, expected, atol=0.01, rtol=0)
+    gaps = [float(text) for text in explorer.locator(".dvae-gaps b").all_inner_texts()]
+    between = [expected[0] - expected[1], expected[1] - expected[2], expected[0] - expected[3]]
+    np.testing.assert_allclose(gaps, between, atol=0.01, rtol=0)
+    assert f"{gaps[1]:.2f}" in reading.inner_text()
+
+
+def test_a_bar_says_when_it_is_still_counted_and_the_others_stand(open_explorer):
+    page, explorer = open_explorer(4)
+    reading = explorer.locator(".dvae-reading")
+    page.wait_for_function(COUNTED, arg=reading.element_handle(), timeout=60000)
+    explorer.get_by_role("slider", name="training p").press("ArrowRight")
+    page.wait_for_function("(reading) => reading.textContent.includes('being counted')", arg=reading.element_handle())
+    exact, *others = explorer.locator(".dvae-hang > b").all_inner_texts()
+    assert exact == "\u2026"
+    assert all(re.fullmatch(r"\u2212[\d.]+", text) for text in others)
+    page.wait_for_function(COUNTED, arg=reading.element_handle(), timeout=60000)
+    assert re.fullmatch(r"\u2212[\d.]+", explorer.locator(".dvae-hang > b").first.inner_text())
+
+
 def test_the_page_is_small(html):
-    assert (html / "book" / "explore.html").stat().st_size < 3e6
+    assert (html / "book" / "explore.html").stat().st_size < 4e6
