@@ -22,6 +22,7 @@ from torch import Tensor
 from dvae_lib.data import IMAGE_SIZE, POSITIONS, all_squares
 from dvae_lib.models import VariationalAutoencoder
 from dvae_lib.plotting import image_grid, show_manifold, use_book_style
+from dvae_lib.widgets.page_run import uniforms
 from dvae_lib.widgets.views import NOISES, View
 
 CLEAN, NOISY, GROUND = "#009e73", "#f0e442", "#101418"  # the front end's colours
@@ -150,15 +151,6 @@ def corrupt(kind: int, level: float, image: Tensor, seed: int) -> Tensor:
     else:
         noisy = np.where(u >= level, clean, [1 - clean, 0 * clean, v < 0.5][kind])
     return torch.from_numpy(noisy.astype(np.float32))
-
-
-def uniforms(seed: int, count: int) -> np.ndarray:
-    """Return the front end's first `count` uniform numbers in [0, 1), mulberry32: its arithmetic is modulo 2^32."""
-    first = np.uint32((seed + 1) * 0x9E3779B9 % 2**32)
-    state = first + np.arange(1, count + 1, dtype=np.uint32) * np.uint32(0x6D2B79F5)
-    t = (state ^ (state >> 15)) * (state | 1)
-    t ^= t + (t ^ (t >> 7)) * (t | 61)
-    return (t ^ (t >> 14)) / 2**32
 
 
 def _compared(view: View) -> list[tuple[str, VariationalAutoencoder]]:
