@@ -1,4 +1,8 @@
-import { Network, PIXELS, PLANE, allSquares, newPosterior, normal, paintManifold, uniforms } from "./widgets.mjs";
+import {
+  CLEAN, EXPLORERS, GROUND, NOISY, PIXELS, PLANE, WHITE, Network, Sheet, allSquares, corrupt, crossEntropy, inWords,
+  make, makeButton, makeKey, makePicture, makePlane, newPosterior, normal, paintManifold, paintSquare, swatch,
+  uniforms, wrongPixels,
+} from "./widgets.mjs";
 
 // ---------------------------------------------------------------------------------- a network that learns in the page
 
@@ -245,3 +249,307 @@ export function serve(scope = globalThis) {
     if (asked.running && !timer) timer = setTimeout(work, 0);
   };
 }
+
+// ---------------------------------------------------------------------------------------------------- the explorer
+
+const [COST, PAID] = ["#e69f00", "#56b4e9"]; // orange: reconstruction; sky blue: divergence
+const FLOOR = 0.5; // nats, the lower end of the curves' logarithmic axis
+const CEILING = 600;
+const AXES = [50, 100, 200, 500, 1000, 2000, 5000, MOST_STEPS]; // steps that the curves have room for
+const RECENT = 50; // steps that the numbers are means of
+const [LOOK, STEADY_LOOK] = [100, 3000]; // milliseconds between two pictures; the latter where less motion is wanted
+const HUSH = 5000; // milliseconds between two words while it learns
+
+const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");
+
+/** What a code plane asks a sheet for, of a network that changes. */
+function makeGround() {
+  const [manifold, dots] = [0, 1].map(() => make("canvas", { width: PLANE, height: PLANE }));
+  const [below, above] = [manifold, dots].map((canvas) => canvas.getContext("2d"));
+  let [codes, drawn] = [[], 0];
+  return {
+    set(found) {
+      const memory = new Uint8ClampedArray(found.ground.buffer);
+      below.putImageData(new ImageData(memory, PLANE), 0, 0);
+      codes = CODED.map((_, number) => found.codes.subarray(CODE * number, CODE * (number + 1)));
+      drawn = 0;
+    },
+    layer(what, limit, unit) {
+      if (what === "dots" && drawn !== unit) {
+        above.clearRect(0, 0, PLANE, PLANE);
+        Sheet.prototype.dots.call({ codes }, above, limit, unit);
+        drawn = unit;
+      }
+      return what === "dots" ? dots : manifold;
+    },
+  };
+}
+
+/** The curves: reconstruction and divergence of each step, with the places where the noise was changed. */
+function makeCurves(redraw) {
+  const canvas = make("canvas", { class: "dvae-curves", role: "img", width: 600, height: 300 });
+  const context = canvas.getContext("2d");
+  const resized = () => {
+    const width = Math.round(Math.max(canvas.clientWidth, 200) * Math.min(window.devicePixelRatio || 1, 2));
+    if (width !== canvas.width) [canvas.width, canvas.height] = [width, Math.round(width / 1.9), redraw()];
+  };
+  new ResizeObserver(resized).observe(canvas);
+  return {
+    canvas,
+    draw(rows, steps) {
+      const unit = canvas.width / Math.max(canvas.clientWidth, 200); // pixels of the canvas in a point of the page
+      const [left, right, top, bottom] = [50, 12, 10, 36].map((points) => points * unit);
+      const [width, height] = [canvas.width - left - right, canvas.height - top - bottom];
+      const most = AXES.find((end) => end >= steps);
+      const across = (step) => left + (width * step) / most;
+      const up = (nats) => top + (height * Math.log(CEILING / Math.max(nats, FLOOR))) / Math.log(CEILING / FLOOR);
+      const line = (x0, y0, x1, y1) => {
+        context.beginPath();
+        context.moveTo(x0, y0);
+        context.lineTo(x1, y1);
+        context.stroke();
+      };
+      const write = (text, x, y, align, colour = "#c3cad1") => {
+        Object.assign(context, { fillStyle: colour, textAlign: align, textBaseline: "middle" });
+        context.fillText(text, x, y);
+      };
+      const level = (nats, text, above) => {
+        context.setLineDash([4 * unit, 4 * unit]);
+        Object.assign(context, { strokeStyle: "#8a939c", lineWidth: unit });
+        line(left, up(nats), left + width, up(nats));
+        context.setLineDash([]);
+        write(text, left + width, up(nats) + (above ? -8 : 9) * unit, "right");
+      };
+      context.font = `${11.5 * unit}px system-ui, sans-serif`;
+      context.fillStyle = GROUND;
+      context.fillRect(0, 0, canvas.width, canvas.height);
+      Object.assign(context, { strokeStyle: "#2e363e", lineWidth: unit });
+      for (const nats of [1, 10, 100]) {
+        line(left, up(nats), left + width, up(nats));
+        write(nats, left - 6 * unit, up(nats), "right");
+      }
+      for (const share of [0, 0.5, 1]) {
+        const align = share === 1 ? "right" : "center";
+        write(grouped(share * most), across(share * most), top + height + 10 * unit, align);
+      }
+      write("steps", left + width / 2, top + height + 26 * unit, "center");
+      context.save();
+      context.translate(11 * unit, top + height / 2);
+      context.rotate(-Math.PI / 2);
+      write("nats per image", 0, 0, "center");
+      context.restore();
+      level(PIXELS * Math.LN2, "576 ln 2 = 399: a coin for each pixel", true);
+      level(Math.log(CODED.length), "ln 256 = 5.5: which of the squares", false);
+      let label = -Infinity; // the right end of the last one
+      for (let step = 0; step < steps; step++) {
+        const p = rows[3 * step + 2];
+        if (step > 0 && p === rows[3 * step - 1]) continue;
+        const [x, text] = [across(step), `p = ${p.toFixed(2)}`];
+        Object.assign(context, { strokeStyle: WHITE, lineWidth: unit });
+        if (step > 0) line(x, top, x, top + height);
+        if (x < label || x + 60 * unit > left + width) continue;
+        write(text, x + 5 * unit, top + height - 10 * unit, "left", WHITE);
+        label = x + 60 * unit;
+      }
+      const pool = Math.max(1, Math.ceil((2 * steps * unit) / width)); // steps behind a point of the curve
+      for (const [part, colour] of [COST, PAID].entries()) {
+        context.beginPath();
+        for (let step = 0; step < steps; step += pool) {
+          const end = Math.min(step + pool, steps);
+          let sum = 0;
+          for (let one = step; one < end; one++) sum += rows[3 * one + part];
+          context.lineTo(across((step + end + 1) / 2), up(sum / (end - step)));
+        }
+        Object.assign(context, { strokeStyle: colour, lineWidth: 2 * unit, lineJoin: "round" }).stroke();
+        if (steps === 1) context.fillStyle = colour;
+        if (steps === 1) context.fillRect(across(1) - 2 * unit, up(rows[part]) - 2 * unit, 4 * unit, 4 * unit);
+      }
+    },
+  };
+}
+
+/** The worker: this module's own text, with `serve` called at its end. */
+function startWorker(text, receive, fail) {
+  const address = URL.createObjectURL(new Blob([text, "\nserve();"], { type: "text/javascript" }));
+  try {
+    const worker = new Worker(address, { type: "module" });
+    worker.onmessage = ({ data }) => receive(worker, data);
+    worker.onerror = (event) => {
+      event.preventDefault();
+      fail(worker);
+    };
+    return worker;
+  } catch {
+    fail(null);
+    return null;
+  }
+}
+
+/** A network learns, in a worker, while the page draws what it has learnt. */
+function trainInPage({ get, root, model, say, view }) {
+  const limit = get("limit");
+  const parameters = new Float32Array(PARAMETERS); // as they were last told
+  const network = new Network(asLayers(parameters));
+  const rows = new Float32Array(3 * MOST_STEPS);
+  const ground = makeGround();
+  const run = { seed: null, steps: 0, running: false, failed: false, surveyed: null, worker: null, sent: {} };
+  run.spoken = 0; // when words were last said
+  const steady = window.matchMedia("(prefers-reduced-motion: reduce)");
+  let seen = true; // no more than a screen away
+
+  // what the worker is told: only what has changed
+  const tell = (wanted) => {
+    if (!run.worker) return;
+    const news = Object.entries(wanted).filter(([name, value]) => run.sent[name] !== value);
+    Object.assign(run.sent, wanted);
+    if (news.length) run.worker.postMessage(Object.fromEntries(news));
+  };
+  const settings = () => ({
+    p: get("p"),
+    speed: get("speed"),
+    every: steady.matches ? STEADY_LOOK : LOOK,
+    running: run.running && seen,
+  });
+  const receive = (worker, data) => {
+    if (worker !== run.worker) return;
+    rows.set(data.rows, 3 * run.steps);
+    parameters.set(data.parameters);
+    Object.assign(run, { steps: data.steps, surveyed: data });
+    if (run.steps >= MOST_STEPS) run.running = false;
+    run.sent.running = data.running;
+    ground.set(data);
+    worker.postMessage({ drawn: true });
+    view.redraw();
+  };
+  const fail = () => {
+    stop();
+    run.failed = true;
+    view.redraw();
+  };
+  const stop = () => {
+    run.worker?.terminate();
+    Object.assign(run, { worker: null, running: false, sent: {} });
+  };
+  const reset = () => {
+    stop();
+    Object.assign(run, { seed: get("seed"), steps: 0, surveyed: null, spoken: 0 });
+    initialise(network.layers, uniforms(run.seed));
+  };
+  const ready = () => {
+    if (run.worker) return;
+    run.worker = startWorker(model.get("_esm"), receive, fail);
+    tell({ seed: run.seed, limit, ...settings() });
+  };
+  const toggle = () => {
+    run.running = !run.running;
+    if (run.running) ready();
+    tell(settings());
+    run.spoken = 0;
+    view.redraw();
+  };
+  const single = () => {
+    ready();
+    run.spoken = 0;
+    run.worker?.postMessage({ step: true });
+  };
+  const again = () => {
+    reset();
+    view.redraw();
+  };
+
+  const start = makeButton("Start", toggle);
+  const step = makeButton("Step", single);
+  const back = makeButton("Reset", again);
+  const count = make("strong");
+  const tools = make("div", { class: "dvae-tools" }, start, step, back, count);
+  const plane = makePlane("Code plane", limit, view);
+  const curves = makeCurves(view.redraw);
+  const titles = ["clean square", "noisy input", "probabilities", "at 1/2"];
+  const [before, after, map, binary] = titles.map((title) => makePicture(title));
+  const pictures = make("div", { class: "dvae-four" }, ...[before, after, map, binary].map(({ element }) => element));
+  const note = make("p", { class: "dvae-note" });
+  const [cost, paid] = [swatch(COST, ""), swatch(PAID, "")];
+  const [costText, paidText] = [cost, paid].map((element) => element.appendChild(make("span")));
+  const legend = make("figcaption", { class: "dvae-legend" }, cost, paid);
+  const ellipses = make("p", { class: "dvae-legend" }, swatch(CLEAN, "posterior, clean square"));
+  ellipses.append(swatch(NOISY, "posterior, noisy input"));
+  const chart = make("figure", { class: "dvae-chart" }, curves.canvas, legend);
+  root.append(
+    tools,
+    make(
+      "div",
+      { class: "dvae-pair" },
+      make("section", { class: "dvae-panel" }, plane.element, ellipses, makeKey("")),
+      make("section", { class: "dvae-panel" }, chart, pictures, note),
+    ),
+  );
+
+  root.classList.add("dvae-learner");
+
+  // a run waits while it is more than a screen away
+  const watch = new IntersectionObserver(([entry]) => {
+    seen = entry.isIntersecting;
+    tell(settings());
+  }, { rootMargin: "100%" });
+  watch.observe(root);
+
+  const [image, noisy, probabilities, logits] = [0, 1, 2, 3].map(() => new Float32Array(PIXELS));
+  const [ofClean, ofNoisy] = [newPosterior(), newPosterior()];
+  const recent = (part) => {
+    const first = Math.max(0, run.steps - RECENT);
+    let sum = 0;
+    for (let one = first; one < run.steps; one++) sum += rows[3 * one + part];
+    return sum / (run.steps - first);
+  };
+  const inShort = () => {
+    if (run.failed) return "This page may not start a worker, and without one nothing can be trained here.";
+    if (run.steps === 0 && run.running) return "The first steps are on their way.";
+    if (run.steps === 0) return "Untrained: every pixel is grey. Press Start.";
+    const end = run.steps >= MOST_STEPS ? " The run ends here; Reset begins anew." : "";
+    return `${run.surveyed.standing} of ${CODED.length} squares stand.${end}`;
+  };
+  return {
+    traits: ["p", "speed", "seed", "row", "column"],
+    dispose() {
+      stop();
+      watch.disconnect();
+    },
+    draw() {
+      if (run.seed !== get("seed")) reset();
+      tell(settings());
+      if (!run.surveyed && view.complete) ground.set((run.surveyed = survey(network, limit)));
+      start.textContent = run.running ? "Pause" : "Start";
+      start.disabled = run.failed || run.steps >= MOST_STEPS;
+      step.disabled = start.disabled || run.running;
+      back.disabled = run.steps === 0 && !run.running;
+      paintSquare(get("row"), get("column"), image);
+      corrupt(0, get("p"), image, run.seed, noisy);
+      network.encode(image, ofClean);
+      network.encode(noisy, ofNoisy);
+      network.decode(ofNoisy.mean, probabilities, logits);
+      plane.clear(ground);
+      plane.line(ofClean.mean, ofNoisy.mean, WHITE);
+      plane.ellipse(ofClean, CLEAN);
+      plane.ellipse(ofNoisy, NOISY);
+      before.draw(image);
+      after.draw(noisy);
+      map.draw(probabilities);
+      binary.drawBinary(probabilities, image);
+      curves.draw(rows, run.steps);
+      const means = [0, 1].map((part) => (run.steps ? recent(part).toFixed(1) : "\u2013"));
+      costText.textContent = `reconstruction ${means[0]} nats`;
+      paidText.textContent = `divergence ${means[1]} nats`;
+      const wrong = `${inWords(probabilities)}, ${wrongPixels(probabilities, image)} wrong pixels`;
+      note.textContent = `${wrong}; cross-entropy ${crossEntropy(logits, image).toFixed(1)} nats`;
+      count.textContent = `Step ${grouped(run.steps)}. ${inShort()}`;
+      plane.canvas.setAttribute("aria-label", `Manifold, and codes of the 256 squares, after ${run.steps} steps`);
+      const now = `${costText.textContent}, ${paidText.textContent}`;
+      curves.canvas.setAttribute("aria-label", `Curves of ${run.steps} steps: ${now}`);
+      if (run.running && performance.now() - run.spoken < HUSH) return;
+      run.spoken = performance.now();
+      say(`${count.textContent} ${now}. The chosen square: ${wrong}.`);
+    },
+  };
+}
+
+EXPLORERS.train_in_page = trainInPage;

@@ -14,6 +14,7 @@ from dvae_lib.data import POSITIONS
 from dvae_lib.widgets.networks import Networks
 
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
+SPEEDS = ("slow", "steady", "fast")  # of a run in the page, in the front end's order
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
 _FOLDER = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./widgets\.mjs";\n', re.MULTILINE)
@@ -88,6 +89,15 @@ class InterpolateView(View):
     last_row = _corner()
     last_column = _corner()
     position = traitlets.Int(min=0, max=100).tag(sync=True)  # per cent of the way
+
+
+class TrainInPageView(View):
+    _esm = front_end("learner.mjs")
+    p = traitlets.Float(min=0, max=0.5).tag(sync=True)  # training noise
+    row = _corner()
+    column = _corner()
+    speed = traitlets.Int(min=0, max=len(SPEEDS) - 1).tag(sync=True)
+    seed = traitlets.Int(min=0, max=9999).tag(sync=True)
 
 
 class TrainAgainView(View):
