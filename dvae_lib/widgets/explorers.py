@@ -270,9 +270,9 @@ class Interpolate(Explorer):
 class TrainInPage(Explorer):
     """Train a small network from scratch, in the page and without a kernel, at a noise of the reader's choice.
 
-    A DVAE with hidden layers of 64 units learns from batches of 32 squares, in a worker of the browser. Buttons start it,
-    stop it, make one step, and go back to the beginning. A new `p` holds from the next batch on; a new `seed` begins a
-    new run.
+    A DVAE with hidden layers of 64 units learns from batches of 32 squares, in a worker of the browser. Buttons start
+    it, stop it, make one step, and go back to the beginning. A new `p` holds from the next batch on; a new `seed` begins
+    a new run.
 
     Args:
         p: the probability that a pixel of the encoder's input is flipped in training, in [0, 0.5].
@@ -284,9 +284,7 @@ class TrainInPage(Explorer):
         TypeError, ValueError: an argument of a wrong type or out of range.
     """
 
-    def __init__(
-        self, p: float = 0.1, square: Sequence[int] = (4, 10), seed: int = 1, speed: str = "fast"
-    ) -> None:
+    def __init__(self, p: float = 0.1, square: Sequence[int] = (4, 10), seed: int = 1, speed: str = "fast") -> None:
         corner = _check_square(TrainInPageView, "square", square)
         view = TrainInPageView(
             kind="train_in_page",

@@ -339,7 +339,7 @@ function makeCurves(redraw) {
       write("nats per image", 0, 0, "center");
       context.restore();
       level(PIXELS * Math.LN2, "576 ln 2 = 399: a coin for each pixel", true);
-      level(Math.log(CODED.length), "ln 256 = 5.5: which of the squares", false);
+      level(Math.log(CODED.length), "ln 256 = 5.5", false);
       let label = -Infinity; // the right end of the last one
       for (let step = 0; step < steps; step++) {
         const p = rows[3 * step + 2];
@@ -464,7 +464,7 @@ function trainInPage({ get, root, model, say, view }) {
   const tools = make("div", { class: "dvae-tools" }, start, step, back, count);
   const plane = makePlane("Code plane", limit, view);
   const curves = makeCurves(view.redraw);
-  const titles = ["clean square", "noisy input", "probabilities", "at 1/2"];
+  const titles = ["square", "noisy input", "probabilities", "at 1/2"];
   const [before, after, map, binary] = titles.map((title) => makePicture(title));
   const pictures = make("div", { class: "dvae-four" }, ...[before, after, map, binary].map(({ element }) => element));
   const note = make("p", { class: "dvae-note" });

@@ -6,6 +6,7 @@ Drawn from the same networks as the live explorer, and with the same draws of th
 from __future__ import annotations
 
 import base64
+import copy
 import io
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from dvae_lib.data import IMAGE_SIZE, POSITIONS, all_squares
 from dvae_lib.models import VariationalAutoencoder
 from dvae_lib.plotting import image_grid, show_manifold, use_book_style
-from dvae_lib.widgets.page_run import uniforms
+from dvae_lib.widgets.page_run import PageRun, uniforms
 from dvae_lib.widgets.views import NOISES, View
 
 CLEAN, NOISY, GROUND = "#009e73", "#f0e442", "#101418"  # the front end's colours
@@ -30,6 +31,11 @@ CORNERS = np.array([[86, 180, 233], [240, 228, 66], [0, 190, 130], [235, 110, 60
 BINARY = np.array([[0, 0, 0], [255, 255, 255], [230, 159, 0], [86, 180, 233]]) / 255  # ..., too many, missing
 FRAMES, BAR_DRAWS, ZOOM = 9, 16, 8  # as in the front end
 NOTE = "Still picture: the explorer as it opens. It is live in the built page and in Jupyter."
+RUN_NOTE = (
+    "Still picture: the explorer's run from this seed, made by PyTorch with the page's own draws, and so equal to it\n"
+    "up to rounding, which grows. The explorer is live in the built page and in Jupyter."
+)
+FILM = (0, 100, 500, 2000)  # steps of the run after which its still shows the plane
 ELLIPSES = "Ellipses of two standard deviations: green, the clean picture's posterior; yellow, the input's."
 
 
@@ -42,7 +48,8 @@ def still(view: View) -> str | None:
         use_book_style()
         mpl.rcParams.update({"axes.titlesize": 8, "font.size": 8})
         figure = STILLS[view.kind](view)
-        note = f"{ELLIPSES}\n{NOTE}" if "level" in view.traits() else NOTE
+        note = RUN_NOTE if view.kind == "train_in_page" else NOTE
+        note = f"{ELLIPSES}\n{note}" if "level" in view.traits() else note
         figure.supxlabel(note, fontsize=8, color="#555555")
         figure.savefig(file, format="png", dpi=150)  # small: a page keeps several
     return base64.b64encode(file.getvalue()).decode()
@@ -134,11 +141,34 @@ def interpolate(view: Any) -> Figure:
     return figure
 
 
+def train_in_page(view: Any) -> Figure:
+    """The plane at some steps of the run, and its curves."""
+    figure = Figure(figsize=(7.5, 4.2))
+    axes = figure.subplot_mosaic([[0, 1, 2, 3], ["curves"] * 4], height_ratios=(1.25, 1))
+    run = PageRun(view.seed)
+    curves: list[tuple[float, float]] = []
+    for place, steps in enumerate(FILM):
+        with torch.enable_grad():
+            curves += [run.step(view.p) for _ in range(steps - len(curves))]
+        _plane(axes[place], view, f"step {steps:,}", copy.deepcopy(run.model).float().eval())
+        axes[place].set(ylabel="$z_2$" if place == 0 else "")
+    named = zip(("reconstruction", "divergence"), np.array(curves).T, ("#e69f00", "#56b4e9"), strict=True)
+    for name, values, colour in named:
+        pooled = values[: len(values) // 10 * 10].reshape(-1, 10).mean(1) if len(values) > 100 else values
+        every = len(values) / len(pooled)
+        axes["curves"].plot(every * (np.arange(len(pooled)) + 0.5), pooled, color=colour, label=name)
+    axes["curves"].set(yscale="log", ylim=(0.5, 600), xlabel="steps", ylabel="nats per image")
+    axes["curves"].set(title=f"training noise $p$ = {view.p:g}, seed {view.seed}", xlim=(0, FILM[-1]))
+    axes["curves"].legend(frameon=False, ncols=2)
+    return figure
+
+
 STILLS: dict[str, Callable[[Any], Figure]] = {
     "latent_map": latent_map,
     "denoise": denoise,
     "training_noise": training_noise,
     "interpolate": interpolate,
+    "train_in_page": train_in_page,
 }
 
 
