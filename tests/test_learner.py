@@ -130,7 +130,7 @@ def close_widgets():
 
 def test_each_control_is_named_joined_to_the_view_and_starts_at_its_value():
     built = TrainInPage()
-    shown = {"p": 0.1, "row": 4, "column": 10, "seed": 1, "speed": 2, "networks": None, "kind": "train_in_page"}
+    shown = {"p": 0.1, "row": 4, "column": 10, "seed": 1, "speed": 2, "kind": "train_in_page"}
     state = built.view.get_state()
     assert state == state | shown
     followed = re.search(r"traits: \[(.*?)\]", FRONT_END)[1]

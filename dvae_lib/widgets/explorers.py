@@ -10,7 +10,7 @@ import ipywidgets
 import traitlets
 
 from dvae_lib._checks import check_choice, check_integer, check_number
-from dvae_lib.widgets.networks import Networks, listed
+from dvae_lib.widgets.networks import Networks
 from dvae_lib.widgets.stills import still
 from dvae_lib.widgets.views import (
     NOISES,
@@ -28,7 +28,7 @@ class Explorer(ipywidgets.VBox):
     """Controls above a view, each joined to the trait of the view that it is named after."""
 
     def __init__(self, view: View, controls: Mapping[str, ipywidgets.Widget]) -> None:
-        self.view = view
+        self.view: Any = view  # with the traits of its own kind
         self.controls = dict(controls)
         self.links = []
         for name, control in controls.items():
@@ -51,8 +51,7 @@ class Explorer(ipywidgets.VBox):
         return bundle | ({"image/png": picture} if picture else {})
 
     def __repr__(self) -> str:
-        levels = [self.view.networks.levels[index] for index in self.view.compared]
-        return f"{type(self).__name__}(p = {listed(levels)})"
+        return f"{type(self).__name__}({self.view.subject()})"
 
 
 def close_widgets(*widgets: ipywidgets.Widget) -> None:
@@ -271,8 +270,8 @@ class TrainInPage(Explorer):
     """Train a small network from scratch, in the page and without a kernel, at a noise of the reader's choice.
 
     A DVAE with hidden layers of 64 units learns from batches of 32 squares, in a worker of the browser. Buttons start
-    it, stop it, make one step, and go back to the beginning. A new `p` holds from the next batch on; a new `seed` begins
-    a new run.
+    it, stop it, make one step, and go back to the beginning. A new `p` holds from the next batch on, and a new `seed`
+    begins a new run.
 
     Args:
         p: the probability that a pixel of the encoder's input is flipped in training, in [0, 0.5].
@@ -300,6 +299,3 @@ class TrainInPage(Explorer):
             "seed": _seed_box(view),
         }
         super().__init__(view, controls)
-
-    def __repr__(self) -> str:
-        return f"TrainInPage(p = {self.view.p:g})"

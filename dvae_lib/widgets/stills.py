@@ -24,7 +24,7 @@ from dvae_lib.data import IMAGE_SIZE, POSITIONS, all_squares
 from dvae_lib.models import VariationalAutoencoder
 from dvae_lib.plotting import image_grid, show_manifold, use_book_style
 from dvae_lib.widgets.page_run import PageRun, uniforms
-from dvae_lib.widgets.views import NOISES, View
+from dvae_lib.widgets.views import NOISES, NetworksView, View
 
 CLEAN, NOISY, GROUND = "#009e73", "#f0e442", "#101418"  # the front end's colours
 CORNERS = np.array([[86, 180, 233], [240, 228, 66], [0, 190, 130], [235, 110, 60]]) / 255  # of the squares' places
@@ -183,7 +183,7 @@ def corrupt(kind: int, level: float, image: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(noisy.astype(np.float32))
 
 
-def _compared(view: View) -> list[tuple[str, VariationalAutoencoder]]:
+def _compared(view: NetworksView) -> list[tuple[str, VariationalAutoencoder]]:
     levels = [view.networks.levels[index] for index in view.compared]
     return [(f"DVAE, $p$ = {level:g}" if level else "VAE", view.networks.model(level)) for level in levels]
 
@@ -213,7 +213,7 @@ def _in_colour(found: Tensor, truth: Tensor) -> np.ndarray:
 
 
 def _plane(
-    axes: Axes, view: View, name: str, model: VariationalAutoencoder, manifold: bool = True, dots: bool = True
+    axes: Axes, view: NetworksView, name: str, model: VariationalAutoencoder, manifold: bool = True, dots: bool = True
 ) -> None:
     """The manifold, dimmed, and the codes of the 256 squares, coloured by place; those beyond the edge at the edge."""
     axes.set(facecolor=GROUND, title=name, aspect="equal")

@@ -11,7 +11,7 @@ import traitlets
 from anywidget import AnyWidget
 
 from dvae_lib.data import POSITIONS
-from dvae_lib.widgets.networks import Networks
+from dvae_lib.widgets.networks import Networks, listed
 
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
 SPEEDS = ("slow", "steady", "fast")  # of a run in the page, in the front end's order
@@ -35,26 +35,38 @@ class View(AnyWidget):
     _esm = front_end()
     _css = _FOLDER / "widgets.css"
     kind = traitlets.Unicode().tag(sync=True)  # the front end's name for the explorer
-    networks = traitlets.Instance(Networks, allow_none=True).tag(sync=True, **ipywidgets.widget_serialization)
-    compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
     limit = traitlets.Float(LIMIT).tag(sync=True)
+
+    def subject(self) -> str:
+        """What is explored, in few words, for the explorer's name in Python."""
+        return ""
 
     def __repr__(self) -> str:
         return f"view of {self.kind.replace('_', ' ')}"
+
+
+class NetworksView(View):
+    """What an explorer of trained networks draws."""
+
+    networks = traitlets.Instance(Networks).tag(sync=True, **ipywidgets.widget_serialization)
+    compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
+
+    def subject(self) -> str:
+        return f"p = {listed(self.networks.levels[index] for index in self.compared)}"
 
 
 def _corner() -> traitlets.Int:
     return traitlets.Int(min=0, max=POSITIONS - 1).tag(sync=True)
 
 
-class LatentMapView(View):
+class LatentMapView(NetworksView):
     z1 = traitlets.Float(min=-LIMIT, max=LIMIT).tag(sync=True)
     z2 = traitlets.Float(min=-LIMIT, max=LIMIT).tag(sync=True)
     manifold = traitlets.Bool().tag(sync=True)
     dots = traitlets.Bool().tag(sync=True)
 
 
-class PictureView(View):
+class PictureView(NetworksView):
     row = _corner()
     column = _corner()
     drawing = traitlets.Unicode("").tag(sync=True)  # 144 hexadecimal digits, or empty for the square
@@ -83,7 +95,7 @@ class TrainingNoiseView(PictureView):
         return proposal["value"]
 
 
-class InterpolateView(View):
+class InterpolateView(NetworksView):
     first_row = _corner()
     first_column = _corner()
     last_row = _corner()
@@ -99,6 +111,9 @@ class TrainInPageView(View):
     speed = traitlets.Int(min=0, max=len(SPEEDS) - 1).tag(sync=True)
     seed = traitlets.Int(min=0, max=9999).tag(sync=True)
 
+    def subject(self) -> str:
+        return f"p = {self.p:g}"
 
-class TrainAgainView(View):
+
+class TrainAgainView(NetworksView):
     steps = traitlets.Int().tag(sync=True)
