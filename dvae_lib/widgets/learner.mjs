@@ -460,7 +460,7 @@ function trainInPage({ get, root, model, say, view }) {
   const start = makeButton("Start", toggle);
   const step = makeButton("Step", single);
   const back = makeButton("Reset", again);
-  const count = make("strong");
+  const count = make("strong", { class: "dvae-count" });
   const tools = make("div", { class: "dvae-tools" }, start, step, back, count);
   const plane = makePlane("Code plane", limit, view);
   const curves = makeCurves(view.redraw);
@@ -485,6 +485,7 @@ function trainInPage({ get, root, model, say, view }) {
   );
 
   root.classList.add("dvae-learner");
+  root.learner = { parameters, rows, run }; // for tests and the curious
 
   // a run waits while it is more than a screen away
   const watch = new IntersectionObserver(([entry]) => {
