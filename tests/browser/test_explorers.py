@@ -278,7 +278,7 @@ def open_training(open_explorer):
 
 def training_numbers(explorer) -> dict[str, float]:
     """What the explorer says of its run."""
-    text = explorer.inner_text().replace(",", "")
+    text = explorer.locator(".dvae").inner_text().replace(",", "")
     names = {"steps": r"Step (\d+)", "reconstruction": r"reconstruction ([\d.]+)", "divergence": r"divergence ([\d.]+)"}
     found = {name: re.search(pattern, text) for name, pattern in names.items()}
     return {name: float(match[1]) for name, match in found.items() if match}
@@ -365,7 +365,7 @@ def test_less_motion_means_fewer_pictures(open_training):
 
 def test_a_page_that_may_start_no_worker_says_so(open_training):
     page, explorer, start, step, _ = open_training()
-    page.evaluate("window.Worker = class { constructor() { throw new DOMException('no'); } }")
+    page.evaluate("() => { window.Worker = class { constructor() { throw new DOMException('no'); } }; }")
     start.click()
     explorer.get_by_text("may not start a worker").wait_for()
     assert start.is_disabled()
