@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ from dvae_lib.widgets.networks import Networks, listed
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
 SPEEDS = ("slow", "steady", "fast")  # of a run in the page, in the front end's order
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
+COUNTS = (1, 4, 16, 64)  # corruptions K behind a rung of the bounds, in the front end's order
+DRAWS, FIRST_DRAW = 64, 30000  # corruptions of a picture behind the bounds, and the first of their seeds
 _FOLDER = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./widgets\.mjs";\n', re.MULTILINE)
 
 
 def front_end(*parts: str) -> str:
-    """Return widgets.mjs with these files behind it, as the one module that a page loads.
+    """Return widgets.mjs, these files and shell.mjs, one behind the other, as the one module that a page loads.
 
     A part adds its explorer to EXPLORERS. Its import from widgets.mjs, which node needs, is left out.
     """
-    files = ("widgets.mjs", *parts)
+    files = ("widgets.mjs", *parts, "shell.mjs")
     return _IMPORT.sub("", "\n".join((_FOLDER / file).read_text(encoding="utf-8") for file in files))
 
 
@@ -36,6 +39,12 @@ class View(AnyWidget):
     _css = _FOLDER / "widgets.css"
     kind = traitlets.Unicode().tag(sync=True)  # the front end's name for the explorer
     limit = traitlets.Float(LIMIT).tag(sync=True)
+    schema = traitlets.Dict().tag(sync=True)  # what each trait may be that the page's address sets, as JSON Schema
+
+    @traitlets.default("schema")
+    def _schema(self) -> dict[str, dict[str, Any]]:
+        own = self.traits(sync=True).keys() - View.class_traits().keys()
+        return {name: found for name in sorted(own) if (found := _schema_of(self.traits()[name]))}
 
     def subject(self) -> str:
         """What is explored, in few words, for the explorer's name in Python."""
@@ -55,6 +64,17 @@ class NetworksView(View):
         return f"p = {listed(self.networks.levels[index] for index in self.compared)}"
 
 
+def _schema_of(trait: Any) -> dict[str, Any]:
+    """Return what a trait takes: a truth value, a number within bounds, or a string of a pattern."""
+    if isinstance(trait, traitlets.Bool):
+        return {"type": "boolean"}
+    if isinstance(trait, traitlets.Int | traitlets.Float):
+        bounds = [math.inf if bound is None else bound for bound in (trait.min, trait.max)]
+        kind = "integer" if isinstance(trait, traitlets.Int) else "number"
+        return {"type": kind, "minimum": bounds[0], "maximum": bounds[1]} if all(map(math.isfinite, bounds)) else {}
+    return {"type": "string", "pattern": trait.metadata["pattern"]} if "pattern" in trait.metadata else {}
+
+
 def _corner() -> traitlets.Int:
     return traitlets.Int(min=0, max=POSITIONS - 1).tag(sync=True)
 
@@ -69,13 +89,13 @@ class LatentMapView(NetworksView):
 class PictureView(NetworksView):
     row = _corner()
     column = _corner()
-    drawing = traitlets.Unicode("").tag(sync=True)  # 144 hexadecimal digits, or empty for the square
+    drawing = traitlets.Unicode("").tag(sync=True, pattern="([0-9a-f]{144})?")  # hexadecimal; empty for the square
     level = traitlets.Float(min=0, max=0.5).tag(sync=True)
     seed = traitlets.Int(min=0, max=9999).tag(sync=True)
 
     @traitlets.validate("drawing")
     def _check_drawing(self, proposal: dict[str, Any]) -> str:
-        if not re.fullmatch("([0-9a-f]{144})?", proposal["value"]):
+        if not re.fullmatch(self.traits()["drawing"].metadata["pattern"], proposal["value"]):
             raise traitlets.TraitError(f"drawing must be 144 hexadecimal digits or empty, got {proposal['value']!r}")
         return proposal["value"]
 
@@ -85,14 +105,28 @@ class DenoiseView(PictureView):
     draw_code = traitlets.Bool().tag(sync=True)
 
 
-class TrainingNoiseView(PictureView):
+class OneNetworkView(PictureView):
     index = traitlets.Int(min=0).tag(sync=True)  # of the network shown
+
+    @traitlets.default("schema")
+    def _schema(self) -> dict[str, dict[str, Any]]:
+        last = len(self.networks.levels) - 1
+        return super()._schema() | {"index": {"type": "integer", "minimum": 0, "maximum": last}}
 
     @traitlets.validate("index")
     def _check_index(self, proposal: dict[str, Any]) -> int:
         if proposal["value"] >= len(self.networks.levels):
             raise traitlets.TraitError(f"index must be below {len(self.networks.levels)}, got {proposal['value']}")
         return proposal["value"]
+
+
+class TrainingNoiseView(OneNetworkView):
+    pass
+
+
+class BoundView(OneNetworkView):
+    _esm = front_end("bound.mjs")
+    count = traitlets.Int(min=0, max=len(COUNTS) - 1).tag(sync=True)  # place of K in COUNTS
 
 
 class InterpolateView(NetworksView):

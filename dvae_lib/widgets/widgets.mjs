@@ -1,8 +1,8 @@
 // The explorers' front end: encoder, sampler and decoder in plain JavaScript, drawn on canvas. Nothing is fetched.
 //
-// The exported functions compute and touch no page, so that they run under node; `render` below them draws one of the
-// explorers. Python's side, beside this file, sends the weights and the controls. Explained in the chapter "Play: noise
-// and code".
+// The exported functions compute and touch no page, so that they run under node; the explorers below them draw. What
+// every explorer has around it, and `render`, are in shell.mjs. Python's side, beside this file, sends the weights and
+// the controls. Explained in the chapter "Play: noise and code".
 
 export const SIZE = 24; // pixels, height and width of a picture
 export const PIXELS = SIZE * SIZE;
@@ -221,6 +221,9 @@ export function make(tag, attributes = {}, ...children) {
   element.append(...children);
   return element;
 }
+
+/** The title of a part of an explorer: no heading, since the page's headings are its text's. */
+export const makeTitle = (text) => make("p", { class: "dvae-title" }, text);
 
 /** A canvas of 24 x 24 pixels under a title, enlarged by the page's style. `columns` is how many pictures it holds. */
 export function makePicture(title, columns = 1) {
@@ -483,7 +486,7 @@ function latentMap({ get, set, root, compared, say, view }) {
       moveTo(get("z1") + step * right, get("z2") + step * up);
     });
     const result = make("div", { class: "dvae-result" }, picture.element, note);
-    root.append(make("section", { class: "dvae-panel" }, make("h4", {}, sheet.name), plane.element, result));
+    root.append(make("section", { class: "dvae-panel" }, makeTitle(sheet.name), plane.element, result));
     return { sheet, plane, picture, note, probabilities: new Float32Array(PIXELS) };
   });
   root.append(makeKey("Drag on a plane, or use the sliders. "));
@@ -586,7 +589,7 @@ export function makeReconstruction(sheet, limit, view) {
     element: make(
       "section",
       { class: "dvae-panel" },
-      make("h4", {}, sheet.name),
+      makeTitle(sheet.name),
       make("div", { class: "dvae-beside" }, plane.element, pictures),
       note,
     ),
@@ -665,7 +668,7 @@ function trainingNoise({ get, set, root, sheets, say, later, view }) {
   const noisy = new Float32Array(PIXELS);
   const [before, after] = [makePicture("clean picture"), makePicture("input of the encoder")];
   const plane = makePlane("Code plane", limit, view);
-  const title = make("h4");
+  const title = makeTitle("");
   const [map, binary] = [makePicture("probabilities"), makePicture("at 1/2")];
   const note = make("p", { class: "dvae-note" });
   const bars = sheets.map(({ level }, index) => {
@@ -749,7 +752,7 @@ function interpolate({ get, set, root, compared, say, view }) {
   const row = (title, { picture, now }) => {
     picture.canvas.setAttribute("aria-label", `From the first picture to the second, ${title}`);
     now.canvas.setAttribute("aria-label", `Picture on the way, ${title}`);
-    return [make("h4", {}, title), now.canvas, make("div", { class: "dvae-film" }, picture.canvas, make("i"))];
+    return [makeTitle(title), now.canvas, make("div", { class: "dvae-film" }, picture.canvas, make("i"))];
   };
   const between = (from, to, share, out) => {
     for (let i = 0; i < out.length; i++) out[i] = (1 - share) * from[i] + share * to[i];
@@ -766,7 +769,7 @@ function interpolate({ get, set, root, compared, say, view }) {
   const rows = ways.flatMap((way) => row(`${way.sheet.name}, between codes`, way));
   rows.push(...row("between pixels", pixels));
   const planes = ways.map(({ sheet, plane }) =>
-    make("section", { class: "dvae-panel" }, make("h4", {}, sheet.name), plane.element),
+    make("section", { class: "dvae-panel" }, makeTitle(sheet.name), plane.element),
   );
   root.append(make("div", { class: "dvae-films" }, ...rows), make("div", { class: "dvae-pair" }, ...planes));
   const markers = root.querySelectorAll(".dvae-film > i");
@@ -873,7 +876,7 @@ function trainAgain({ get, root, model }) {
 }
 
 /** The networks that a widget refers to, read once for all explorers of the page. */
-async function readSheets(model) {
+export async function readSheets(model) {
   if (!model.get("networks")) return []; // an explorer that needs none
   const source = await model.widget_manager.get_model(model.get("networks").slice("IPY_MODEL_".length));
   const shared = (globalThis[Symbol.for("dvae_lib.sheets")] ??= new WeakMap());
@@ -884,84 +887,3 @@ async function readSheets(model) {
   }
   return shared.get(source);
 }
-
-/** Name the parts of ipywidgets' controls for screen readers, which the page's own labels do not reach. */
-function nameControls(box) {
-  for (const label of box.querySelectorAll(".widget-label")) {
-    const control = label.parentElement;
-    for (const part of control.querySelectorAll("[role=slider], [contenteditable=true]")) {
-      part.setAttribute("aria-label", label.textContent);
-      if (part.isContentEditable) part.setAttribute("role", "textbox");
-    }
-  }
-}
-
-async function render({ model, el }) {
-  const root = make("div", { class: "dvae" });
-  const words = make("p", { class: "dvae-words", "aria-live": "polite" });
-  el.append(make("div", { class: "dvae-frame" }, root, words));
-  const timers = {};
-  const wait = (name, time, call) => {
-    clearTimeout(timers[name]);
-    timers[name] = setTimeout(call, time);
-  };
-  const get = (name) => model.get(name);
-  const set = (values) => {
-    for (const [name, value] of Object.entries(values)) model.set(name, value);
-    model.save_changes();
-  };
-  let sheets;
-  try {
-    sheets = await readSheets(model);
-  } catch (error) {
-    words.textContent = `The explorer's networks cannot be read (${error.message}). Run its cell again.`;
-    return undefined;
-  }
-  let frame = 0;
-  const schedule = () => (frame ||= requestAnimationFrame(draw));
-  const view = { complete: false, redraw: schedule };
-  const explorer = EXPLORERS[get("kind")]({
-    model,
-    get,
-    set,
-    root,
-    sheets,
-    compared: () => get("compared").map((index) => sheets[index]),
-    later: (call) => wait("later", 150, call),
-    say: (text) => wait("say", 400, () => (words.textContent = text)),
-    view,
-  });
-  const durations = []; // of the last draws, in milliseconds
-  const draw = () => {
-    frame = 0;
-    const start = performance.now();
-    explorer.draw();
-    durations.push(performance.now() - start);
-    if (durations.length > 1000) durations.shift();
-  };
-  for (const name of explorer.traits) model.on(`change:${name}`, schedule);
-  draw();
-  // the planes' grounds, 400 pictures each, once the first ones are seen
-  view.complete = true;
-  frame = requestAnimationFrame(() => (frame = requestAnimationFrame(draw)));
-  root.explorer = { sheets, draw, durations, shown: performance.now() }; // for tests and the curious
-  const observer = new MutationObserver((changes) => {
-    if (changes.some(({ target }) => !root.contains(target))) nameControls(box);
-  });
-  let box;
-  const attach = () => {
-    box = el.closest(".dvae-explorer");
-    if (!box) return el.isConnected || wait("attach", 50, attach);
-    nameControls(box);
-    return observer.observe(box, { childList: true, subtree: true });
-  };
-  attach();
-  return () => {
-    explorer.dispose?.();
-    observer.disconnect();
-    cancelAnimationFrame(frame);
-    Object.values(timers).forEach(clearTimeout);
-  };
-}
-
-export default { render };

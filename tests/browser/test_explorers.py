@@ -11,8 +11,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from dvae_lib.widgets import LEVELS, LIMIT, Networks
 from dvae_lib.widgets.page_run import PageRun
 
-EXPLORERS = ["code z₁", "draw the code", "training p", "per cent", "divergence"]  # what only one of them has
-IDS = ["map", "denoise", "training", "between", "page"]
+# words that only one of them has
+EXPLORERS = ["code z₁", "draw the code", "wrong pixels by", "per cent", "corruptions", "posterior, noisy input"]
+IDS = ["map", "denoise", "training", "between", "bound", "page"]
 TRAIN_IN_PAGE = IDS.index("page")
 each_explorer = pytest.mark.parametrize("index", range(len(EXPLORERS)), ids=IDS)
 of_trained_networks = pytest.mark.parametrize("index", range(TRAIN_IN_PAGE), ids=IDS[:TRAIN_IN_PAGE])
@@ -73,7 +74,7 @@ def test_every_slider_moves_the_picture_by_mouse_and_by_keyboard(open_explorer, 
 @of_trained_networks
 def test_every_other_control_changes_what_is_seen(open_explorer, index):
     page, explorer = open_explorer(index, reduced_motion=True)
-    controls = explorer.locator("select, input[type=checkbox], input[type=number], button")
+    controls = explorer.locator("select, input[type=checkbox], input[type=number], .dvae button")
     assert controls.count() >= 1
     for control in controls.all():
         kind, name = control.evaluate("(control) => [control.type, control.textContent]")
@@ -142,6 +143,26 @@ def test_what_is_seen_is_also_said(open_explorer, index):
     explorer.locator("[role=slider]").first.press("End")
     page.wait_for_function("([words, before]) => words.textContent !== before", arg=[words.element_handle(), before])
     assert len(words.inner_text()) > 20
+
+
+@pytest.mark.parametrize("width", [400, 1300, 1600, 1920])
+def test_explorers_use_a_wide_screen_and_cover_nothing(open_page, width):
+    page = open_page("book/explore", width=width)
+    page.wait_for_function(ALL_DRAWN, arg=len(EXPLORERS) + 1)
+    edges = """(selector) => {
+      const boxes = [...document.querySelectorAll(selector)].filter((element) => element.checkVisibility());
+      return boxes.map((element) => element.getBoundingClientRect()).map(({ left, right }) => [left, right]);
+    }"""
+    text = page.evaluate(edges, "article section > p")[0]
+    explorers = page.evaluate(edges, ".dvae-explorer, .dvae-explorer *")
+    right = max(right for _, right in explorers)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert right <= width
+    if width >= 1300:
+        contents = page.evaluate(edges, ".bd-sidebar-secondary")[0]
+        assert right <= contents[0]
+        assert contents[1] <= width
+    assert (right > text[1] + 100) == (width >= 1600)
 
 
 @pytest.mark.parametrize("touch", [False, True], ids=["mouse", "touch"])
