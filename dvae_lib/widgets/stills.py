@@ -6,6 +6,7 @@ Drawn from the same networks as the live explorer, and with the same draws of th
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import math
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from dvae_lib.evaluation import exact_log_likelihood
 from dvae_lib.layers import gaussian_kl
 from dvae_lib.models import VariationalAutoencoder
 from dvae_lib.plotting import image_grid, show_manifold, use_book_style
+from dvae_lib.widgets.page_run import PageRun, uniforms
 from dvae_lib.widgets.views import COUNTS, DRAWS, FIRST_DRAW, NOISES, NetworksView, View
 
 CLEAN, NOISY, GROUND = "#009e73", "#f0e442", "#101418"  # the front end's colours
@@ -40,6 +42,11 @@ CORNERS = np.array([[86, 180, 233], [240, 228, 66], [0, 190, 130], [235, 110, 60
 BINARY = np.array([[0, 0, 0], [255, 255, 255], [230, 159, 0], [86, 180, 233]]) / 255  # ..., too many, missing
 FRAMES, BAR_DRAWS, ZOOM = 9, 16, 8  # as in the front end
 NOTE = "Still picture: the explorer as it opens. It is live in the built page and in Jupyter."
+RUN_NOTE = (
+    "Still picture: the explorer's run from this seed, made by PyTorch with the page's own draws, and so equal to it\n"
+    "up to rounding, which grows. The explorer is live in the built page and in Jupyter."
+)
+FILM = (0, 100, 500, 2000)  # steps of the run after which its still shows the plane
 RINGS = "Shaded: the true posterior. Thick ring: the clean picture's. Thin rings: those of 64 corruptions, K bright."
 ELLIPSES = "Ellipses of two standard deviations: green, the clean picture's posterior; yellow, the input's."
 
@@ -53,8 +60,9 @@ def still(view: View) -> str | None:
         use_book_style()
         mpl.rcParams.update({"axes.titlesize": 8, "font.size": 8})
         figure = STILLS[view.kind](view)
+        note = RUN_NOTE if view.kind == "train_in_page" else NOTE
         ellipses = RINGS if view.kind == "bound" else ELLIPSES
-        note = f"{ellipses}\n{NOTE}" if "level" in view.traits() else NOTE
+        note = f"{ellipses}\n{note}" if "level" in view.traits() else note
         figure.supxlabel(note, fontsize=8, color="#555555")
         figure.savefig(file, format="png", dpi=150)  # small: a page keeps several
     return base64.b64encode(file.getvalue()).decode()
@@ -146,6 +154,28 @@ def interpolate(view: Any) -> Figure:
     return figure
 
 
+def train_in_page(view: Any) -> Figure:
+    """The plane at some steps of the run, and its curves."""
+    figure = Figure(figsize=(7.5, 4.2))
+    axes = figure.subplot_mosaic([[0, 1, 2, 3], ["curves"] * 4], height_ratios=(1.25, 1))
+    run = PageRun(view.seed)
+    curves: list[tuple[float, float]] = []
+    for place, steps in enumerate(FILM):
+        with torch.enable_grad():
+            curves += [run.step(view.p) for _ in range(steps - len(curves))]
+        _plane(axes[place], view, f"step {steps:,}", copy.deepcopy(run.model).float().eval())
+        axes[place].set(ylabel="$z_2$" if place == 0 else "")
+    named = zip(("reconstruction", "divergence"), np.array(curves).T, ("#e69f00", "#56b4e9"), strict=True)
+    for name, values, colour in named:
+        pooled = values[: len(values) // 10 * 10].reshape(-1, 10).mean(1) if len(values) > 100 else values
+        every = len(values) / len(pooled)
+        axes["curves"].plot(every * (np.arange(len(pooled)) + 0.5), pooled, color=colour, label=name)
+    axes["curves"].set(yscale="log", ylim=(0.5, 600), xlabel="steps", ylabel="nats per image")
+    axes["curves"].set(title=f"training noise $p$ = {view.p:g}, seed {view.seed}", xlim=(0, FILM[-1]))
+    axes["curves"].legend(frameon=False, ncols=2)
+    return figure
+
+
 def bound(view: Any) -> Figure:
     """The picture, the bars of ln p(x) and its bounds, and the posteriors between them."""
     figure = Figure(figsize=(7.5, 3.6))
@@ -188,6 +218,7 @@ STILLS: dict[str, Callable[[Any], Figure]] = {
     "denoise": denoise,
     "training_noise": training_noise,
     "interpolate": interpolate,
+    "train_in_page": train_in_page,
     "bound": bound,
 }
 
@@ -201,15 +232,6 @@ def corrupt(kind: int, level: float, image: Tensor, seed: int) -> Tensor:
     else:
         noisy = np.where(u >= level, clean, [1 - clean, 0 * clean, v < 0.5][kind])
     return torch.from_numpy(noisy.astype(np.float32))
-
-
-def uniforms(seed: int, count: int) -> np.ndarray:
-    """Return the front end's first `count` uniform numbers in [0, 1), mulberry32: its arithmetic is modulo 2^32."""
-    first = np.uint32((seed + 1) * 0x9E3779B9 % 2**32)
-    state = first + np.arange(1, count + 1, dtype=np.uint32) * np.uint32(0x6D2B79F5)
-    t = (state ^ (state >> 15)) * (state | 1)
-    t ^= t + (t ^ (t >> 7)) * (t | 61)
-    return (t ^ (t >> 14)) / 2**32
 
 
 def _corruptions(view: Any, clean: Tensor) -> Tensor:

@@ -260,6 +260,22 @@ export function makePicture(title, columns = 1) {
   };
 }
 
+/** Write the manifold, TILES x TILES decoded pictures, dimmed, into the memory of a canvas of PLANE x PLANE pixels. */
+export function paintManifold(network, limit, memory) {
+  const [code, picture] = [new Float32Array(2), new Float32Array(PIXELS)];
+  for (let row = 0; row < TILES; row++) {
+    for (let column = 0; column < TILES; column++) {
+      code[0] = limit * ((2 * column + 1) / TILES - 1);
+      code[1] = limit * (1 - (2 * row + 1) / TILES);
+      network.decode(code, picture);
+      for (let i = 0; i < PIXELS; i++) {
+        const y = row * SIZE + Math.floor(i / SIZE);
+        memory[y * PLANE + column * SIZE + (i % SIZE)] = DIM[Math.round(255 * picture[i])];
+      }
+    }
+  }
+}
+
 /** What all explorers of a page share of a network: the codes of the 256 squares, the manifold, the dots. */
 export class Sheet {
   constructor(network, level) {
@@ -287,19 +303,7 @@ export class Sheet {
 
   manifold(context, limit) {
     const data = context.createImageData(PLANE, PLANE);
-    const memory = new Uint32Array(data.data.buffer);
-    const [code, picture] = [new Float32Array(2), new Float32Array(PIXELS)];
-    for (let row = 0; row < TILES; row++) {
-      for (let column = 0; column < TILES; column++) {
-        code[0] = limit * ((2 * column + 1) / TILES - 1);
-        code[1] = limit * (1 - (2 * row + 1) / TILES);
-        this.network.decode(code, picture);
-        for (let i = 0; i < PIXELS; i++) {
-          const y = row * SIZE + Math.floor(i / SIZE);
-          memory[y * PLANE + column * SIZE + (i % SIZE)] = DIM[Math.round(255 * picture[i])];
-        }
-      }
-    }
+    paintManifold(this.network, limit, new Uint32Array(data.data.buffer));
     context.putImageData(data, 0, 0);
   }
 
