@@ -7,6 +7,7 @@ Explained in the chapter "Play: noise and code". Nothing else in the library imp
 ipywidgets and anywidget.
 """
 
+from dvae_lib.widgets.digits import DigitDenoise, DigitInterpolate, DigitMap
 from dvae_lib.widgets.explorers import Denoise, Interpolate, LatentMap, TrainingNoise
 from dvae_lib.widgets.networks import LEVELS, Networks
 from dvae_lib.widgets.train_again import TrainAgain
@@ -17,6 +18,9 @@ __all__ = [
     "LIMIT",
     "NOISES",
     "Denoise",
+    "DigitDenoise",
+    "DigitInterpolate",
+    "DigitMap",
     "Interpolate",
     "LatentMap",
     "Networks",
