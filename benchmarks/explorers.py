@@ -1,4 +1,4 @@
-"""Time the explorers in the built page: from the request to the first picture, and one decode-and-draw.
+"""Time the built page of the explorers: until text can be read and the first picture is live, and one decode-and-draw.
 
     make book && npm ci --ignore-scripts
     .venv/bin/python -m benchmarks.explorers [--loads 5] [--chromium /usr/bin/chromium]
@@ -19,6 +19,18 @@ from playwright.sync_api import sync_playwright
 from benchmarks.timing import in_words, spread
 from tools.cdn import PACKAGES, ROOT, package_file
 
+# the first paragraph's painting is told to whoever asks for it by this attribute, before it is painted
+WATCH = """() => {
+  new PerformanceObserver((list) => (window.paragraph ??= list.getEntries()[0].renderTime))
+    .observe({ type: "element", buffered: true });
+  new MutationObserver((_, observer) => {
+    const paragraph = document.querySelector("article p");
+    if (paragraph) {
+      paragraph.setAttribute("elementtiming", "paragraph");
+      observer.disconnect();
+    }
+  }).observe(document, { childList: true, subtree: true });
+}"""
 PAGES = ROOT / "_build" / "html"
 CDN = "https://cdn.jsdelivr.net/npm/"
 
@@ -56,16 +68,21 @@ def main() -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Pages, directory=str(PAGES)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/book/explore.html"
+    readable: dict[str, list[float]] = {"anything painted": [], "the first paragraph painted": []}
     first, draws = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium)
         for _ in range(options.loads):
             page = browser.new_context().new_page()
+            page.add_init_script(f"({WATCH})()")
             page.goto(address)
             page.wait_for_function("() => document.querySelector('.dvae')?.explorer?.shown")
             first.append(page.evaluate("() => document.querySelector('.dvae').explorer.shown"))
             page.wait_for_function("() => document.querySelectorAll('.dvae').length >= 4")
             page.wait_for_timeout(1000)
+            painted = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+            for times, what in zip(readable.values(), (painted, "window.paragraph"), strict=True):
+                times.append(page.evaluate(what))
             draws.append(
                 page.evaluate(
                     """() => [...document.querySelectorAll('.dvae')].slice(0, 4).map(({ explorer }) => {
@@ -82,6 +99,8 @@ def main() -> None:
             page.context.close()
         browser.close()
     print(f"{(PAGES / 'book' / 'explore.html').stat().st_size / 1e6:.2f} MB in the page")
+    for what, times in readable.items():
+        print(f"{what}, from the request on: {in_words(spread(times), 2)} ms")
     print(f"first picture, from the request on: {in_words(spread(first), 2)} ms")
     for name, values in zip(
         ("latent map", "denoise", "training noise", "interpolate"), zip(*draws, strict=True), strict=True

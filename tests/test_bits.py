@@ -101,6 +101,17 @@ def test_hard_sample_is_the_bit_and_the_relaxed_one_rounded(logit):
     assert abs(hard.mean().item() - wanted) < 5 * math.sqrt(wanted * (1 - wanted) / 20_000)
 
 
+def test_relaxed_sample_has_the_temperature_of_the_moment():
+    sampler, other = (ConcreteSampler(first, torch.Generator().manual_seed(0)) for first in (1.0, 0.25))
+    sampler.current.fill_(0.25)  # as the schedule of a run does
+    assert torch.equal(sampler(LOGITS), other(LOGITS))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_codes_have_the_type_of_the_logits(training):
+    assert ConcreteSampler(0.5).train(training)(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
 def test_relaxed_sample_is_differentiable_with_the_gradient_of_finite_differences():
     def sample(logits):
         return ConcreteSampler(0.7, torch.Generator().manual_seed(3))(logits)
@@ -115,6 +126,8 @@ def test_no_uniform_number_makes_anything_but_a_number(monkeypatch):
     z.sum().backward()
     assert z.isfinite().all()
     assert logits.grad.isfinite().all()
+    warm = ConcreteSampler(100.0)(logits)  # finite noise leaves it near a half
+    assert ((warm > 0.4) & (warm < 0.6)).all()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_the_reader_finds_what_a_plain_count_of_the_book_finds():
         starts = [f"{{{role}}}`" for role in ("ref", "numref", "eq", "prf:ref", "doc")]
         starts += [f"]({page}{end}" for page in BOOK for end in ").#"]
         assert len(references(cells)) == sum(map(text.count, [*starts, "](#", "](api-", "{solution-start}"])), name
-        assert len(labels(cells)) == sum(map(text.count, ["(chapter-", "$$ (", ":label: ", "'name':"])), name
+        assert len(labels(cells)) == sum(map(text.count, ["(chapter-", "\n(api-", "$$ (", ":label: ", "'name':"])), name
 
 
 @pytest.mark.parametrize(

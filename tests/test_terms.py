@@ -15,19 +15,23 @@ ENTRIES = entries(TEXT)
 ITEMS = re.findall(r"^- (.+)$", TEXT, re.MULTILINE)
 
 # Short emphasised words that the index leaves out, by the reason; those of more than four words are sentences.
-STRESSED = """above, adds, all, any, are, at, beside, between, can, costs, every, everything, exactly, falls, faster, first, how,
-independently, inverted, is, jointly, lower, moves, new, newer, not, nothing, now, of the draws, often, old, on, on a grid,
-on the same images, one, one square, over the batch, over the steps, pays, plus, predict, random, roughly there, slower,
-some, square, test, through, tighter, to, two, where, without, worse, worst, clean, distribution, end, exact,
-estimate, if and only if, less likely, linear, log, mean, nearest, bound, fault, rates, model, images, indices, place, size,
-values, positions, fresh noise, maximum, set, not set, circular, strided, the gradient, in place, slices, sorted,
-correct or not, decoder's, negative"""  # a word of a sentence that is said louder
-ELSEWHERE = """batch, builder, family, folds, geometric, gradients, launched, log-variances, most probable square,
-number of the step, random numbers, sampler, static, table, vae, variance, weights"""  # explained under another word
-RUN_IN = """a model of images, a plane folds, appendix, further, it cannot be repeated, it closes in like, it converges to,
-it has a direction, it is a bound, it never falls with, it never stops, it spoils the target, mended, parameters get lost,
-play, proof, seen, symptom, the hardware's limit, understood, what denoising buys, wrong images are welcome
-"""  # the beginning of a paragraph, or the name of a part of the book
+# a word of a sentence that is said louder
+STRESSED = """above, adds, all, any, are, at, beside, between, can, costs, every, everything,
+exactly, falls, faster, first, how, independently, inverted, is, jointly, lower, moves, new, newer,
+not, nothing, now, of the draws, often, old, on, on a grid, on the same images, one, one square,
+over the batch, over the steps, pays, plus, predict, random, roughly there, slower, some, square,
+test, through, tighter, to, two, where, without, worse, worst, clean, distribution, end, exact,
+estimate, if and only if, less likely, linear, log, mean, nearest, bound, fault, rates, model,
+images, indices, place, size, values, positions, fresh noise, maximum, set, not set, circular,
+strided, the gradient, in place, slices, sorted, correct or not, decoder's, negative"""
+# explained under another word
+ELSEWHERE = """batch, builder, family, folds, geometric, gradients, launched, log-variances, most
+probable square, number of the step, random numbers, sampler, static, table, vae, variance, weights"""
+# the beginning of a paragraph, or the name of a part of the book
+RUN_IN = """a model of images, a plane folds, appendix, further, it cannot be repeated, it closes in
+like, it converges to, it has a direction, it is a bound, it never falls with, it never stops, it
+spoils the target, mended, parameters get lost, play, proof, seen, symptom, the hardware's limit,
+understood, what denoising buys, wrong images are welcome"""
 EXCEPTIONS = {" ".join(words.split()) for words in f"{STRESSED}, {ELSEWHERE}, {RUN_IN}".split(",")}
 
 
@@ -49,7 +53,8 @@ EMPHASISED = {name: emphasised(words_of(path)) for name, path in CHAPTERS.items(
 
 
 def test_emphasis_is_recognised():
-    text = "A *latent-variable\nmodel* of $a * b * c$, `*args`, **a test.** 2 * 3 * 4\n$$ q^* (*) r^* $$ *one two three four five*"
+    text = "A *latent-variable\nmodel* of $a * b * c$, `*args`, **a test.** 2 * 3 * 4"
+    text += "\n$$ q^* (*) r^* $$ *of five words in all*"
     assert emphasised(text) == {"latent-variable model", "a test"}
 
 
@@ -70,8 +75,7 @@ def test_the_index_is_in_order_and_large():
     assert names == sorted(names)
     assert len(names) >= 100
     letters = re.findall(r"^## (\w) to (\w)$", TEXT, re.MULTILINE)
-    assert [first for first, _ in letters][0] == "A"
-    assert letters[-1][1] == "Z"
+    assert (letters[0][0], letters[-1][1]) == ("A", "Z")
     for (first, last), section in zip(letters, re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:], strict=False):
         initials = {item[0].upper() for item in re.findall(r"^- (.+)$", section, re.MULTILINE)}
         assert min(initials) >= first

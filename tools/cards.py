@@ -1,8 +1,8 @@
 """A Sphinx extension of _config.yml: what a link to a page shows elsewhere, and the icon in the browser's tab.
 
-A place where a link is pasted reads the page's title, a sentence, and a picture from its head (the Open Graph protocol).
-The picture, and the page's one true address, must be given with the address of the whole site, which is only known where
-it is published: BOOK_URL, an environment variable. Without it they are left out.
+Where a link is pasted, the page's title, a sentence and a picture are read from its head (the Open Graph protocol). The
+picture, and the page's one true address, must be given with the address of the whole site, which is only known where it
+is published: BOOK_URL, an environment variable. Without it they are left out.
 
     BOOK_URL=https://example.org/book/ make book
 """

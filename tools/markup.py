@@ -1,4 +1,4 @@
-"""A Sphinx extension of _config.yml: what the tools write into a page and axe-core, which tests/browser runs, objects to."""
+"""A Sphinx extension of _config.yml: mends what axe-core, which tests/browser runs, finds in the pages."""
 
 import re
 from typing import Any
@@ -7,8 +7,8 @@ from sphinx.application import Sphinx
 
 # by pattern and replacement, with the reason
 CHANGES = (
-    # a hidden cell's switch says "Show code cell source", and MyST-NB gives it another name, which a screen reader would
-    # say in its place, the same for each of the page's cells
+    # a hidden cell's switch says "Show code cell source", and MyST-NB gives it another name, which a screen reader
+    # would say in its place
     (r'<summary aria-label="Toggle hidden content">', "<summary>"),
     # the role of an entry of the bibliography is deprecated, and of no use in a list
     (r'role="doc-biblioentry"', 'role="listitem"'),

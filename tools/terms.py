@@ -1,9 +1,9 @@
 """A Sphinx extension of _config.yml: the index of terms leads to the words that define them.
 
 The page book/terms.md says {defined}`data: Gibbs' inequality`: in the chapter `data`, where these words are set in
-italics or bold for the first time, or else in the first paragraph that holds them. The place gets a label, and the link
-bears the title of its section; the chapter itself holds no mark. Words that are not found are a warning, and so an error
-of the build.
+italics or bold for the first time, or else in the first paragraph that holds them. The place gets a label, and the
+link bears the title of its section; the chapter itself holds no mark. Words that are not found are a warning, and so an
+error of the build.
 """
 
 import re

@@ -8,15 +8,17 @@ ipywidgets and anywidget.
 """
 
 from dvae_lib.widgets.digits import DigitDenoise, DigitInterpolate, DigitMap
-from dvae_lib.widgets.explorers import Denoise, Interpolate, LatentMap, TrainingNoise
+from dvae_lib.widgets.explorers import Bound, Denoise, Interpolate, LatentMap, TrainingNoise
 from dvae_lib.widgets.networks import LEVELS, Networks
 from dvae_lib.widgets.train_again import TrainAgain
-from dvae_lib.widgets.views import LIMIT, NOISES
+from dvae_lib.widgets.views import COUNTS, LIMIT, NOISES
 
 __all__ = [
+    "COUNTS",
     "LEVELS",
     "LIMIT",
     "NOISES",
+    "Bound",
     "Denoise",
     "DigitDenoise",
     "DigitInterpolate",

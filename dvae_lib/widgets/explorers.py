@@ -14,7 +14,9 @@ from dvae_lib.data import IMAGE_SIZE
 from dvae_lib.widgets.networks import Networks
 from dvae_lib.widgets.stills import still
 from dvae_lib.widgets.views import (
+    COUNTS,
     NOISES,
+    BoundView,
     DenoiseView,
     InterpolateView,
     LatentMapView,
@@ -236,6 +238,59 @@ class TrainingNoise(Explorer):
             "index": ipywidgets.SelectionSlider(options=options, value=start, description="training p"),
             "level": _slider(view, "level", "input noise"),
             **_sliders(view, corner),
+            "seed": _seed_box(view),
+        }
+        super().__init__(view, controls)
+
+
+class Bound(Explorer):
+    """See the log-likelihood of a picture and the bounds on it, in nats, and the posteriors that explain the gaps.
+
+    ln p(x) is a sum over a grid of codes; the bounds of corrupted inputs are those of 64 corruptions that are drawn
+    from the seed and stand for all, L_K the mean over mixtures of K of them. Defined in the chapters "The denoising
+    bound" and "What denoising costs".
+
+    Args:
+        networks: what to choose among.
+        square: row and column of the square's corner, each from 0 to 15.
+        level: the probability that a pixel of the input is flipped, in [0, 0.5].
+        seed: of the corruptions, from 0 to 9999.
+        start: the training noise of the network shown first.
+        corruptions: K, one of `COUNTS`.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type or out of range; no network of that level.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        square: Sequence[int] = (4, 10),
+        level: float = 0.1,
+        seed: int = 1,
+        start: float = 0.1,
+        corruptions: int = 16,
+    ) -> None:
+        traits = compared(networks, check_networks(networks).levels)
+        if corruptions not in COUNTS:
+            raise ValueError(f"corruptions must be one of {', '.join(map(str, COUNTS))}, got {corruptions!r}")
+        corner = _check_square(BoundView, "square", square)
+        view = BoundView(
+            kind="bound",
+            level=_check(BoundView, "level", level),
+            seed=_check(BoundView, "seed", seed),
+            index=networks.index(start),
+            count=COUNTS.index(corruptions),
+            **corner,
+            **traits,
+        )
+        levels = [(f"{p:g}", p) for p in networks.levels]
+        counts = [(str(K), K) for K in COUNTS]
+        controls = {
+            "index": ipywidgets.SelectionSlider(options=levels, value=start, description="training p"),
+            "level": _slider(view, "level", "input noise"),
+            **_sliders(view, corner),
+            "count": ipywidgets.SelectionSlider(options=counts, value=corruptions, description="corruptions"),
             "seed": _seed_box(view),
         }
         super().__init__(view, controls)

@@ -6,6 +6,7 @@ Drawn from the same networks as the live explorer, and with the same draws of th
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import math
 from collections.abc import Callable
@@ -15,21 +16,32 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from dvae_lib.data import POSITIONS, all_squares
+from dvae_lib.evaluation import exact_log_likelihood
+from dvae_lib.layers import gaussian_kl
 from dvae_lib.models import VariationalAutoencoder
 from dvae_lib.plotting import image_grid, show_manifold, use_book_style
-from dvae_lib.widgets.views import NOISES, NetworksView, View
+from dvae_lib.widgets.views import COUNTS, DRAWS, FIRST_DRAW, NOISES, NetworksView, View
 
 CLEAN, NOISY, GROUND = "#009e73", "#f0e442", "#101418"  # the front end's colours
+TRUTH = "#56b4e9"  # of the true posterior
+PARTS = {  # of a bar: the front end's colours, and a pattern
+    "base": ("#8a939c", ""),
+    "mixture": ("#cc79a7", "//"),
+    "corruption": ("#d55e00", ".."),
+    "amortisation": ("#e69f00", "\\\\"),
+}
 CORNERS = np.array([[86, 180, 233], [240, 228, 66], [0, 190, 130], [235, 110, 60]]) / 255  # of the squares' places
 BINARY = np.array([[0, 0, 0], [255, 255, 255], [230, 159, 0], [86, 180, 233]]) / 255  # ..., too many, missing
 FRAMES, BAR_DRAWS, ZOOM = 9, 16, 8  # as in the front end
 NOTE = "Still picture: the explorer as it opens. It is live in the built page and in Jupyter."
+RINGS = "Shaded: the true posterior. Thick ring: the clean picture's. Thin rings: those of 64 corruptions, K bright."
 ELLIPSES = "Ellipses of two standard deviations: green, the clean picture's posterior; yellow, the input's."
 
 
@@ -42,7 +54,8 @@ def still(view: View) -> str | None:
         use_book_style()
         mpl.rcParams.update({"axes.titlesize": 8, "font.size": 8})
         figure = STILLS[view.kind](view)
-        note = f"{ELLIPSES}\n{NOTE}" if view.kind in ("denoise", "training_noise") else NOTE
+        ellipses = RINGS if view.kind == "bound" else ELLIPSES
+        note = f"{ellipses}\n{NOTE}" if view.kind in ("denoise", "training_noise", "bound") else NOTE
         figure.supxlabel(note, fontsize=8, color="#555555")
         figure.savefig(file, format="png", dpi=150)  # small: a page keeps several
     return base64.b64encode(file.getvalue()).decode()
@@ -150,6 +163,43 @@ def digit_denoise(view: Any) -> Figure:
     return figure
 
 
+def bound(view: Any) -> Figure:
+    """The picture, the bars of ln p(x) and its bounds, and the posteriors between them."""
+    figure = Figure(figsize=(7.5, 3.6))
+    axes = figure.subplot_mosaic([[0, 2, 3], [1, 2, 3]], width_ratios=(1, 3, 2.6))
+    clean, size = _clean(view), COUNTS[view.count]
+    name, model = _compared(view)[view.index]
+    draws = torch.cat([corrupt(0, view.level, clean, FIRST_DRAW + DRAWS * view.seed + draw) for draw in range(DRAWS)])
+    found = bound_numbers(model, clean, draws)
+    exact, climb = found["exact"], found[f"L_{size}"]
+    _picture(axes[0], clean, "picture")
+    _picture(axes[1], draws[0], "one corruption")
+    mixture = ("mixture", exact - climb)
+    bars = {
+        "$\\ln p(x)$": [],
+        f"$L_{{{size}}}$": [mixture],
+        "$L_{dvae}$": [mixture, ("corruption", climb - found["L_1"])],
+        "clean ELBO": [("amortisation", exact - found["elbo"])],
+    }
+    low = min(found["L_1"], found["elbo"])
+    top = exact + 0.3 * (exact - low) if exact - low < -exact else 0.0  # as in the page, not always from 0
+    for place, parts in enumerate(bars.values()):
+        foot = top
+        for part, gap in (("base", top - exact), *parts):
+            colour, hatch = PARTS[part]
+            axes[2].bar(place, -gap, 0.7, foot, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5)
+            foot -= gap
+        axes[2].text(place, foot, f"{foot:.2f}".replace("-", "\u2212"), ha="center", va="top")
+    axes[2].axhline(exact, color="black", linestyle="--", linewidth=0.8)
+    axes[2].set(ylabel="nats", title="log-likelihood and bounds", ylim=(low - 0.12 * (top - low), top))
+    axes[2].set_xticks(range(len(bars)), bars)
+    axes[2].xaxis.tick_top()
+    axes[2].tick_params("x", length=0)
+    axes[2].spines[:].set_visible(False)
+    _magnified(axes[3], name, model, clean, draws, size)
+    return figure
+
+
 STILLS: dict[str, Callable[[Any], Figure]] = {
     "latent_map": latent_map,
     "denoise": denoise,
@@ -158,6 +208,7 @@ STILLS: dict[str, Callable[[Any], Figure]] = {
     "digit_map": latent_map,
     "digit_interpolate": interpolate,
     "digit_denoise": digit_denoise,
+    "bound": bound,
 }
 
 
@@ -179,6 +230,58 @@ def uniforms(seed: int, count: int) -> np.ndarray:
     t = (state ^ (state >> 15)) * (state | 1)
     t ^= t + (t ^ (t >> 7)) * (t | 61)
     return (t ^ (t >> 14)) / 2**32
+
+
+@torch.no_grad()
+def bound_numbers(model: VariationalAutoencoder, clean: Tensor, draws: Tensor) -> dict[str, float]:
+    """Return ln p(x), the bound of the clean picture, and L_K of its corruptions `draws`, as the front end forms them.
+
+    Means under the Gaussians are taken with Gauss-Hermite rules of 20 nodes along each axis.
+    """
+    model, clean = copy.deepcopy(model).double(), clean.double()
+    points, weights = np.polynomial.hermite_e.hermegauss(20)
+    eps = torch.cartesian_prod(*2 * [torch.from_numpy(points)])  # (400, 2)
+    share = torch.outer(*2 * [torch.from_numpy(weights / weights.sum())]).flatten()
+    parameters = [torch.cat(part) for part in zip(model.encode(clean), model.encode(draws.double()), strict=True)]
+    mean, log_variance = parameters  # the clean picture's first
+    codes = mean[:, None] + (log_variance / 2).exp()[:, None] * eps  # (1 + draws, 400, 2)
+    logits = torch.cat([model.decode(some).flatten(1) for some in codes])  # (.., pixels)
+    likelihood = logits @ clean.flatten() - torch.nn.functional.softplus(logits).sum(1)
+    elbo = likelihood.view(len(codes), -1) @ share - gaussian_kl(mean, log_variance)  # (1 + draws,)
+    found = {"exact": exact_log_likelihood(model, clean).value.item(), "elbo": elbo[0].item()}
+    mean, log_variance, codes = mean[1:], log_variance[1:], codes[1:]
+    scaled = (codes[:, :, None] - mean) / (log_variance / 2).exp()  # (draws, 400, draws, 2)
+    log_q = -(scaled.square().sum(3) + log_variance.sum(1)) / 2  # (draws, 400, draws), up to a constant
+    own = log_q.diagonal(dim1=0, dim2=2).T  # (draws, 400)
+    for size in COUNTS:
+        group = torch.arange(len(draws)) // size
+        others = torch.where(group[:, None] == group, 0.0, -math.inf)[:, None]  # (draws, 1, draws)
+        regained = own - (log_q + others).logsumexp(2) + math.log(size)
+        found[f"L_{size}"] = (elbo[1:] + regained @ share).mean().item()
+    return found
+
+
+def _magnified(axes: Axes, name: str, model: VariationalAutoencoder, clean: Tensor, draws: Tensor, bright: int) -> None:
+    """The part of the code plane that holds the true posterior and the encoder's, with the posterior shaded."""
+    mean, log_variance = model.encode(torch.cat([clean, draws]))
+    low, high = mean[1:].quantile(torch.tensor([0.1, 0.9]), dim=0)
+    reach = 2 * (log_variance[0] / 2).exp()
+    low, high = torch.minimum(low, mean[0] - reach), torch.maximum(high, mean[0] + reach)
+    centre, half = (low + high) / 2, max(0.1, 0.75 * (high - low).max().item())
+    line = torch.linspace(-half, half, 81)
+    codes = torch.stack(torch.meshgrid(centre[0] + line, centre[1] + line, indexing="xy"), 2).flatten(0, 1)
+    logits = model.decode(codes).flatten(1)
+    log_joint = logits @ clean.flatten() - torch.nn.functional.softplus(logits).sum(1) - codes.square().sum(1) / 2
+    shade = (log_joint - log_joint.max()).exp().view(81, 81).numpy()
+    (left, bottom), (right, top) = (centre - half).tolist(), (centre + half).tolist()
+    colours = LinearSegmentedColormap.from_list("truth", [GROUND, TRUTH])
+    axes.imshow(shade, cmap=colours, extent=(left, right, bottom, top), origin="lower", interpolation="bilinear")
+    for place in reversed(range(len(mean))):
+        width, height = (4 * (log_variance[place] / 2).exp()).tolist()
+        style = {"edgecolor": NOISY if place else CLEAN, "linewidth": 0.9 if place else 2.2, "fill": False}
+        axes.add_patch(Ellipse(mean[place].tolist(), width, height, alpha=1 if place <= bright else 0.3, **style))
+    axes.set(xlabel="$z_1$", ylabel="$z_2$", title=f"codes of the {name}", facecolor=GROUND, aspect="equal")
+    axes.set(xlim=(left, right), ylim=(bottom, top))
 
 
 def _compared(view: NetworksView) -> list[tuple[str, VariationalAutoencoder]]:

@@ -16,6 +16,8 @@ from dvae_lib.widgets.networks import Networks, listed
 
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
+COUNTS = (1, 4, 16, 64)  # corruptions K behind a rung of the bounds, in the front end's order
+DRAWS, FIRST_DRAW = 64, 30000  # corruptions of a picture behind the bounds, and the first of their seeds
 _FOLDER = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./widgets\.mjs";\n', re.MULTILINE)
 
@@ -102,7 +104,7 @@ class DenoiseView(PictureView):
     draw_code = traitlets.Bool().tag(sync=True)
 
 
-class TrainingNoiseView(PictureView):
+class OneNetworkView(PictureView):
     index = traitlets.Int(min=0).tag(sync=True)  # of the network shown
 
     @traitlets.default("schema")
@@ -115,6 +117,15 @@ class TrainingNoiseView(PictureView):
         if proposal["value"] >= len(self.networks.levels):
             raise traitlets.TraitError(f"index must be below {len(self.networks.levels)}, got {proposal['value']}")
         return proposal["value"]
+
+
+class TrainingNoiseView(OneNetworkView):
+    pass
+
+
+class BoundView(OneNetworkView):
+    _esm = front_end("bound.mjs")
+    count = traitlets.Int(min=0, max=len(COUNTS) - 1).tag(sync=True)  # place of K in COUNTS
 
 
 class InterpolateView(NetworksView):

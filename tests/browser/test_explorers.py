@@ -10,8 +10,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dvae_lib.widgets import LEVELS, LIMIT, Networks
 
-EXPLORERS = ["code z₁", "draw the code", "training p", "per cent"]  # a control that only one of them has
-each_explorer = pytest.mark.parametrize("index", range(len(EXPLORERS)), ids=["map", "denoise", "training", "between"])
+# words that only one of them has
+EXPLORERS = ["code z₁", "draw the code", "wrong pixels by", "per cent", "corruptions"]
+each_explorer = pytest.mark.parametrize(
+    "index", range(len(EXPLORERS)), ids=["map", "denoise", "training", "between", "bound"]
+)
 
 # What an explorer shows: the pixels of its canvases, and where its markers stand
 SHOWN = """(explorer) => [...explorer.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL()).join()
@@ -138,6 +141,26 @@ def test_what_is_seen_is_also_said(open_explorer, index):
     explorer.locator("[role=slider]").first.press("End")
     page.wait_for_function("([words, before]) => words.textContent !== before", arg=[words.element_handle(), before])
     assert len(words.inner_text()) > 20
+
+
+@pytest.mark.parametrize("width", [400, 1300, 1600, 1920])
+def test_explorers_use_a_wide_screen_and_cover_nothing(open_page, width):
+    page = open_page("book/explore", width=width)
+    page.wait_for_function(ALL_DRAWN, arg=len(EXPLORERS) + 1)
+    edges = """(selector) => {
+      const boxes = [...document.querySelectorAll(selector)].filter((element) => element.checkVisibility());
+      return boxes.map((element) => element.getBoundingClientRect()).map(({ left, right }) => [left, right]);
+    }"""
+    text = page.evaluate(edges, "article section > p")[0]
+    explorers = page.evaluate(edges, ".dvae-explorer, .dvae-explorer *")
+    right = max(right for _, right in explorers)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert right <= width
+    if width >= 1300:
+        contents = page.evaluate(edges, ".bd-sidebar-secondary")[0]
+        assert right <= contents[0]
+        assert contents[1] <= width
+    assert (right > text[1] + 100) == (width >= 1600)
 
 
 @pytest.mark.parametrize("touch", [False, True], ids=["mouse", "touch"])

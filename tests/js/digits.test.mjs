@@ -54,7 +54,8 @@ test("noise strikes every pixel of a larger picture, and a code is drawn in all 
 });
 
 test("words count set and open pixels", () => {
-  assert.equal(digits.countsInWords(Float32Array.of(0, 0.09, 0.11, 0.5, 0.89, 1)), "3 pixels set, 3 between 0.1 and 0.9");
+  const picture = Float32Array.of(0, 0.09, 0.11, 0.5, 0.89, 1);
+  assert.equal(digits.countsInWords(picture), "3 pixels set, 3 between 0.1 and 0.9");
 });
 
 test("a distance is in standard deviations", () => {
