@@ -7,6 +7,7 @@ Explained in the chapter "Play: noise and code". Nothing else in the library imp
 ipywidgets and anywidget.
 """
 
+from dvae_lib.widgets.digits import DigitDenoise, DigitInterpolate, DigitMap
 from dvae_lib.widgets.explorers import Bound, Denoise, Interpolate, LatentMap, TrainingNoise, TrainInPage
 from dvae_lib.widgets.networks import LEVELS, Networks
 from dvae_lib.widgets.train_again import TrainAgain
@@ -20,6 +21,9 @@ __all__ = [
     "SPEEDS",
     "Bound",
     "Denoise",
+    "DigitDenoise",
+    "DigitInterpolate",
+    "DigitMap",
     "Interpolate",
     "LatentMap",
     "Networks",

@@ -10,6 +10,7 @@ import ipywidgets
 import traitlets
 
 from dvae_lib._checks import check_choice, check_integer, check_number
+from dvae_lib.data import IMAGE_SIZE
 from dvae_lib.widgets.networks import Networks
 from dvae_lib.widgets.stills import still
 from dvae_lib.widgets.views import (
@@ -70,9 +71,15 @@ def close_widgets(*widgets: ipywidgets.Widget) -> None:
         closed.add(widget)
 
 
-def compared(networks: object, levels: Iterable[float]) -> dict[str, Any]:
-    """Return the traits of a view that compares the networks of these levels."""
+def compared(
+    networks: object, levels: Iterable[float], image_size: int = IMAGE_SIZE, latent_size: int = 2
+) -> dict[str, Any]:
+    """Return the traits of a view that compares the networks of these levels, for images and codes of these sizes."""
     networks = check_networks(networks)
+    wanted = {"image_shape": [1, image_size, image_size], "latent_size": latent_size}
+    for key, value in wanted.items():
+        if networks.configuration[key] != value:
+            raise ValueError(f"networks must have {key} = {value}, got {networks.configuration[key]}")
     return {"networks": networks, "compared": [networks.index(level) for level in levels]}
 
 

@@ -22,7 +22,7 @@ from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from dvae_lib.data import IMAGE_SIZE, POSITIONS, all_squares
+from dvae_lib.data import POSITIONS, all_squares
 from dvae_lib.evaluation import exact_log_likelihood
 from dvae_lib.layers import gaussian_kl
 from dvae_lib.models import VariationalAutoencoder
@@ -62,7 +62,7 @@ def still(view: View) -> str | None:
         figure = STILLS[view.kind](view)
         note = RUN_NOTE if view.kind == "train_in_page" else NOTE
         ellipses = RINGS if view.kind == "bound" else ELLIPSES
-        note = f"{ellipses}\n{note}" if "level" in view.traits() else note
+        note = f"{ellipses}\n{note}" if view.kind in ("denoise", "training_noise", "bound") else note
         figure.supxlabel(note, fontsize=8, color="#555555")
         figure.savefig(file, format="png", dpi=150)  # small: a page keeps several
     return base64.b64encode(file.getvalue()).decode()
@@ -74,7 +74,7 @@ def latent_map(view: Any) -> Figure:
     axes = figure.subplots(1, 4, width_ratios=(2.6, 1, 2.6, 1)).reshape(2, 2)
     code = torch.tensor([[view.z1, view.z2]])
     for (plane, picture), (name, model) in zip(axes, _compared(view), strict=True):
-        _plane(plane, view, name, model, view.manifold, view.dots)
+        _plane(plane, view, name, model, view.manifold, getattr(view, "dots", False))
         _mark(plane.plot(view.z1, view.z2, "o", color="white", markersize=9, fillstyle="none")[0])
         _picture(picture, model.decode(code).sigmoid(), "decoded")
     return figure
@@ -134,13 +134,13 @@ def interpolate(view: Any) -> Figure:
     """The strips from square to square, between codes and between pixels, and the ways in the planes."""
     figure = Figure(figsize=(7.5, 4.9))
     bands: Any = figure.subfigures(2, 1, height_ratios=(1.85, 3))
-    first, last = (all_squares()[[16 * row + column]] for row, column in _ends(view))
+    first, last = _ends(view)
     share = torch.linspace(0, 1, FRAMES)[:, None]
     ways = {}
     for axes, (name, model) in zip(bands[1].subplots(1, 2), _compared(view), strict=True):
         ends = [model.encode(image)[0] for image in (first, last)]  # each (1, 2)
         ways[f"{name}, codes"] = model.decode((1 - share) * ends[0] + share * ends[1]).sigmoid()
-        _plane(axes, view, name, model)
+        _plane(axes, view, name, model, dots=view.kind == "interpolate")
         line = torch.cat(ends).T.numpy()
         _mark(axes.plot(*line, "-", color="white", linewidth=1)[0])
         now = (1 - view.position / 100) * ends[0] + view.position / 100 * ends[1]
@@ -173,6 +173,22 @@ def train_in_page(view: Any) -> Figure:
     axes["curves"].set(yscale="log", ylim=(0.5, 600), xlabel="steps", ylabel="nats per image")
     axes["curves"].set(title=f"training noise $p$ = {view.p:g}, seed {view.seed}", xlim=(0, FILM[-1]))
     axes["curves"].legend(frameon=False, ncols=2)
+    return figure
+
+
+def digit_denoise(view: Any) -> Figure:
+    """The picture and its corruption, and the reconstructions of both networks."""
+    figure = Figure(figsize=(7.5, 1.9))
+    axes = figure.subplots(1, 2 + 2 * len(view.compared))
+    clean = _from_hex(view.drawing or view.digits[view.digit])
+    noisy = corrupt(view.kind_of_noise, view.level, clean, view.seed)
+    _picture(axes[0], clean, "clean picture")
+    _picture(axes[1], noisy, "input")
+    for places, (name, model) in zip(axes[2:].reshape(-1, 2), _compared(view), strict=True):
+        found = model.decode(model.encode(noisy)[0]).sigmoid()
+        wrong = ((found >= 0.5) != (clean >= 0.5)).sum().item()
+        _picture(places[0], found, name)
+        _picture(places[1], _in_colour(found, clean), f"{wrong} wrong")
     return figure
 
 
@@ -219,6 +235,9 @@ STILLS: dict[str, Callable[[Any], Figure]] = {
     "training_noise": training_noise,
     "interpolate": interpolate,
     "train_in_page": train_in_page,
+    "digit_map": latent_map,
+    "digit_interpolate": interpolate,
+    "digit_denoise": digit_denoise,
     "bound": bound,
 }
 
@@ -305,12 +324,24 @@ def _clean(view: Any) -> Tensor:
     """The picture that is drawn, or the square of the sliders: (1, 1, 24, 24)."""
     if not view.drawing:
         return all_squares()[[POSITIONS * view.row + view.column]]
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(view.drawing), np.uint8))
-    return torch.from_numpy(bits).float().reshape(1, 1, IMAGE_SIZE, IMAGE_SIZE)
+    return _from_hex(view.drawing)
 
 
-def _ends(view: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (view.first_row, view.first_column), (view.last_row, view.last_column)
+def _from_hex(digits: str) -> Tensor:
+    """The square picture that hexadecimal digits tell, four pixels a digit: (1, 1, size, size)."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8))
+    size = math.isqrt(len(bits))
+    return torch.from_numpy(bits).float().reshape(1, 1, size, size)
+
+
+def _ends(view: Any) -> tuple[Tensor, Tensor]:
+    """The first and the last picture of a way: each (1, 1, size, size)."""
+    if view.kind == "digit_interpolate":
+        return _from_hex(view.digits[view.first_digit]), _from_hex(view.digits[view.last_digit])
+    squares = all_squares()
+    return squares[[POSITIONS * view.first_row + view.first_column]], squares[
+        [POSITIONS * view.last_row + view.last_column]
+    ]
 
 
 def _picture(axes: Axes, image: Any, title: str) -> None:
@@ -320,7 +351,7 @@ def _picture(axes: Axes, image: Any, title: str) -> None:
 
 
 def _in_colour(found: Tensor, truth: Tensor) -> np.ndarray:
-    """Black and white at 1/2, in colour where that is not `truth`: (24, 24, 3)."""
+    """Black and white at 1/2, in colour where that is not `truth`: (height, width, 3)."""
     painted, wanted = (image.squeeze() >= 0.5 for image in (found, truth))
     return BINARY[torch.where(painted == wanted, painted.int(), 3 - painted.int()).numpy()]
 
@@ -331,7 +362,8 @@ def _plane(
     """The manifold, dimmed, and the codes of the 256 squares, coloured by place; those beyond the edge at the edge."""
     axes.set(facecolor=GROUND, title=name, aspect="equal")
     if manifold:
-        show_manifold(model, axes, 20, 0.95 * view.limit).images[0].set_clim(0, 2.4)
+        tiles = 480 // math.isqrt(view.networks.shapes[-1][0])  # as on the page: 20 squares or 17 digits
+        show_manifold(model, axes, tiles, (1 - 1 / tiles) * view.limit).images[0].set_clim(0, 2.4)
     if dots:
         down, right = np.indices((POSITIONS, POSITIONS)).reshape(2, -1, 1) / (POSITIONS - 1)
         shares = np.hstack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right])
