@@ -17,7 +17,8 @@ from dvae_lib.widgets.networks import Networks, listed
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
 COUNTS = (1, 4, 16, 64)  # corruptions K behind a rung of the bounds, in the front end's order
-DRAWS, FIRST_DRAW = 64, 30000  # corruptions of a picture behind the bounds, and the first of their seeds
+DRAWS = 64  # corruptions of a picture behind the bounds
+FIRST_DRAW = 30000  # of their seeds, which are none of the other explorers'
 _FOLDER = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./widgets\.mjs";\n', re.MULTILINE)
 
