@@ -42,6 +42,7 @@ TAKEN = {  # of each package
     ),
     "mathjax": ("es5/tex-mml-chtml.js", "es5/output/chtml/fonts/woff-v2"),
 }
+LINES = 24  # of text and code that fit on a slide
 KEPT = re.compile(r"^(?:#|\$\$|[-*+|>] |\d+\. |```|!\[|\*\*|\||:::)")  # a block that is no paragraph
 HEADING = re.compile(r"^(#{1,3}) +(.+)$", re.MULTILINE)
 CODE = HtmlFormatter(style="default", cssclass="code")
@@ -163,13 +164,29 @@ def slide(text: str, cell: nbformat.NotebookNode | None = None) -> str:
     return f'<section>\n{found}<aside class="notes">{RENDERER.render(text)}</aside>\n</section>\n' if found else ""
 
 
+def lines(text: str, cell: nbformat.NotebookNode) -> int:
+    """Return about how many lines of a slide a text and a cell take."""
+    found = sum(len(line) // 95 + 1 + line.count("\\\\") for line in short(text).splitlines())
+    for output in cell.outputs:
+        found += 18 if "image/png" in output.get("data", {}) else len(output.get("text", "").splitlines())
+    return found + (0 if "hide-input" in cell.metadata.get("tags", []) else len(cell.source.splitlines()))
+
+
+def with_code(text: str, cell: nbformat.NotebookNode) -> str:
+    """Return a slide of a text and a cell, or two where one would be too long: the last block announces the cell."""
+    blocks = parts(text)
+    if len(blocks) > 1 and lines(text, cell) > LINES:
+        return slide("\n\n".join(blocks[:-1])) + slide(blocks[-1], cell)
+    return slide(text, cell)
+
+
 def columns(notebook: nbformat.NotebookNode) -> list[str]:
     """Return the slides of a chapter, section by section."""
     found = [""]
     waiting = ""
     for cell in text_of(notebook):
         if cell.cell_type == "code":
-            found[-1] += slide(waiting, cell) if waiting or outputs(cell) else ""
+            found[-1] += with_code(waiting, cell)
             waiting = ""
             continue
         for piece in re.split(r"^(?=#{2,3} )", cell.source, flags=re.MULTILINE):
