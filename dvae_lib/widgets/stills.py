@@ -362,7 +362,7 @@ def _plane(
     """The manifold, dimmed, and the codes of the 256 squares, coloured by place; those beyond the edge at the edge."""
     axes.set(facecolor=GROUND, title=name, aspect="equal")
     if manifold:
-        tiles = 480 // math.isqrt(view.networks.shapes[-1][0])  # as on the page: 20 squares or 17 digits
+        tiles = 480 // model.configuration["image_shape"][-1]  # as on the page: 20 squares or 17 digits
         show_manifold(model, axes, tiles, (1 - 1 / tiles) * view.limit).images[0].set_clim(0, 2.4)
     if dots:
         down, right = np.indices((POSITIONS, POSITIONS)).reshape(2, -1, 1) / (POSITIONS - 1)
