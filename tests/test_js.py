@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from dvae_lib import all_squares, best_square_iou, mlp_vae
 from dvae_lib.widgets import COUNTS, NOISES, Networks
+from dvae_lib.widgets.digits import draw
 from dvae_lib.widgets.stills import corrupt
 from dvae_lib.widgets.views import DRAWS, FIRST_DRAW, front_end
 
@@ -32,10 +33,10 @@ def node() -> str:
     return found
 
 
-def steep_model(seed):
+def steep_model(seed, **sizes):
     """A model with weights large enough for probabilities from 0 to 1."""
     torch.manual_seed(seed)
-    model = mlp_vae(hidden_size=32)
+    model = mlp_vae(hidden_size=32, **sizes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 4
@@ -43,11 +44,8 @@ def steep_model(seed):
 
 
 @torch.no_grad()
-def fixture():
-    networks = Networks({0.0: steep_model(0), 0.1: steep_model(1)})
-    generator = torch.Generator().manual_seed(2)
-    images, codes = torch.rand(20, 1, 24, 24, generator=generator), torch.randn(20, 2, generator=generator)
-    images[0], images[1] = 0, all_squares()[100]
+def numbers(networks, images, codes):
+    """The networks as they travel, and what PyTorch makes of these images and codes with them."""
     expected = []
     for level in networks.levels:
         model = networks.model(level)
@@ -63,13 +61,33 @@ def fixture():
         "weights": base64.b64encode(networks.weights).decode(),
         "shapes": networks.shapes,
         "levels": networks.levels,
+        "activation": networks.activation,
         "networks": expected,
         "images": images.flatten(1).tolist(),
         "codes": codes.tolist(),
+    }
+
+
+def fixture():
+    generator = torch.Generator().manual_seed(2)
+    images, codes = torch.rand(20, 1, 24, 24, generator=generator), torch.randn(20, 2, generator=generator)
+    images[0], images[1] = 0, all_squares()[100]
+    return numbers(Networks({0.0: steep_model(0), 0.1: steep_model(1)}), images, codes) | {
         "overlap": best_square_iou(images).tolist(),
         "squares": [np.packbits(square.bool().numpy()).tobytes().hex() for square in all_squares()],
         "noises": list(NOISES),
     }
+
+
+def digit_fixture():
+    generator = torch.Generator().manual_seed(3)
+    images, codes = torch.rand(5, 1, 28, 28, generator=generator), torch.randn(5, 50, generator=generator)
+    images[0] = torch.from_numpy(draw("14,5 17,6 14,23"))
+    models = {
+        p: steep_model(seed, image_shape=(1, 28, 28), latent_size=50, activation="tanh")
+        for p, seed in ((0.0, 4), (0.02, 5))
+    }
+    return numbers(Networks(models), images, codes) | {"hexadecimal": np.packbits(images[0].bool()).tobytes().hex()}
 
 
 def run_tests(path, **variables):
@@ -92,6 +110,10 @@ def run_under_node(tests, fixture, folder):
 
 def test_the_front_end_passes_its_unit_tests(tmp_path):
     run_under_node(TESTS, fixture(), tmp_path)
+
+
+def test_the_front_end_of_the_digits_passes_its_unit_tests(tmp_path):
+    run_under_node(TESTS.with_name("digits.test.mjs"), digit_fixture(), tmp_path)
 
 
 def test_the_shell_passes_its_unit_tests():

@@ -155,6 +155,9 @@ def test_a_reader_can_reach_all_that_changes_the_picture(explorer, networks):
     kind = re.sub(r"_(.)", lambda match: match[1].upper(), built.view.kind)
     body = FRONT_END.split(f"function {kind}(")[1].split("\nfunction ")[0]
     followed = re.findall(r'"(\w+)"', re.search(r"traits: \[(.*?)\]", body)[1])
+    if explorer is Interpolate:  # what is said of its ends stands before it
+        ends = FRONT_END.split("const SQUARE_ENDS = {")[1].split("};")[0]
+        followed += re.findall(r'"(\w+)"', re.search(r"traits: \[(.*?)\]", ends)[1])
     assert set(followed) - {"drawing"} == built.controls.keys()
     table = FRONT_END.split("const EXPLORERS = {")[1].split("}")[0]
     assert re.search(rf"^  {built.view.kind}\b", table, re.MULTILINE) or f"EXPLORERS.{kind} = {kind};" in FRONT_END
@@ -320,6 +323,11 @@ def test_a_choice_is_one_of_those_offered(explorer, trait, argument, choices, ne
             setattr(built.view, trait, place)
 
 
+def of_size(image_size, latent_size, levels=LEVELS, **options):
+    sizes = {"image_shape": (1, image_size, image_size), "latent_size": latent_size, "hidden_size": 8, **options}
+    return Networks({p: mlp_vae(**sizes, noise=BernoulliNoise(p) if p else None) for p in levels})
+
+
 def spoilt(kind):
     model = small_model(0)
     getattr(model.encoder[5].mean, kind).data[1] = torch.nan
@@ -333,8 +341,13 @@ def spoilt(kind):
         (lambda _: Networks({}), ValueError, "at least one"),
         (lambda _: Networks({0.0: torch.nn.Linear(1, 1)}), TypeError, "VariationalAutoencoders, got Linear"),
         *[(lambda _, p=p: Networks({p: small_model(0)}), ValueError, rf"\[0, 1\], got {p}") for p in (-0.01, 1.01)],
-        (lambda _: Networks({0.0: mlp_vae(latent_size=3, hidden_size=8)}), ValueError, "latent_size = 2, got 3"),
-        (lambda _: Networks({0.0: mlp_vae((1, 28, 28), hidden_size=8)}), ValueError, "image_shape"),
+        *[(lambda _, kind=kind: kind(of_size(24, 3)), ValueError, "latent_size = 2, got 3") for kind in EXPLORERS],
+        *[
+            (lambda _, kind=kind: kind(of_size(28, 2)), ValueError, r"image_shape = \[1, 24, 24\]")
+            for kind in EXPLORERS
+        ],
+        (lambda _: Networks({0.0: mlp_vae((1, 24, 28), hidden_size=8)}), ValueError, "as high as wide"),
+        (lambda _: Networks({0.0: mlp_vae((3, 24, 24), hidden_size=8)}), ValueError, "one channel"),
         (lambda _: Networks({0.0: small_model(0), 0.1: small_model(0, 0.1, 9)}), ValueError, "same hidden_size"),
         (lambda _: spoilt("weight"), ValueError, r"finite weights, got one in encoder\.5\.mean"),
         (lambda _: spoilt("bias"), ValueError, r"finite weights, got one in encoder\.5\.mean"),
