@@ -21,7 +21,7 @@ READY := $(VENV)/.ready
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 
-.PHONY: help book pdf links test browser test-gpu refresh ledger serve lint weights bench experiments clean
+.PHONY: help book pdf links test browser test-gpu refresh ledger serve lint exercises slides weights bench experiments clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +34,8 @@ help:
 	@echo "make refresh  run every notebook and store its outputs (NOTEBOOKS='book/noise.ipynb ...' for some)"
 	@echo "make ledger   renew the numbers of the text that come from experiments/results, and the list of them all"
 	@echo "make lint     ruff and mypy"
+	@echo "make exercises  write the chapters for a class, without solutions but with their checks, into classroom/"
+	@echo "make slides   slides of the chapters, from the same notebooks, in _build/slides (NOTEBOOKS=book/noise.ipynb for one)"
 	@echo "make bench    time the training step beside a plain loop, pythae and Pyro (options: BENCH='--rounds 3 ...')"
 	@echo "make weights  train the shipped weights again (one to two hours on a CPU)"
 	@echo "make experiments  train over seeds and store what is measured; goes on where it was stopped (hours)"
@@ -109,6 +111,14 @@ lint: $(READY)
 	$(BIN)/mypy
 	@if command -v npm >/dev/null || [ -n "$$CI" ]; then $(MAKE) --no-print-directory lint-js; \
 		else echo "== npm is not installed: the widgets' front end was not linted"; fi
+
+# what is in classroom/ already may hold somebody's work, and is left alone
+exercises: $(READY)
+	$(BIN)/python tools/exercises.py $(NOTEBOOKS)
+
+# with reveal.js and MathJax beside them if npm has installed both: npm ci
+slides: $(READY)
+	$(BIN)/python tools/slides.py $(NOTEBOOKS)
 
 .PHONY: lint-js
 lint-js: $(NODE_READY)

@@ -1,4 +1,5 @@
 """Time the built page of the explorers: until text can be read and the first picture is live, and one decode-and-draw.
+Of the explorer of the bounds, one draw after a fresh noise, with all bounds computed anew.
 
     make book && npm ci --ignore-scripts
     .venv/bin/python -m benchmarks.explorers [--loads 5] [--chromium /usr/bin/chromium]
@@ -69,7 +70,7 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/book/explore.html"
     readable: dict[str, list[float]] = {"anything painted": [], "the first paragraph painted": []}
-    first, draws = [], []
+    first, draws, bounds = [], [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium)
         for _ in range(options.loads):
@@ -96,6 +97,23 @@ def main() -> None:
                     })"""
                 )
             )
+            bounds.append(
+                page.evaluate(
+                    """async () => {
+                      const root = document.querySelector('.dvae:has(.dvae-ladder)');
+                      const buttons = [...root.querySelectorAll('button')];
+                      const button = buttons.find((one) => one.textContent === 'Fresh noise');
+                      const frame = () => new Promise(requestAnimationFrame);
+                      const times = [];
+                      for (let i = 0; i < 25; i++) {
+                        button.click();
+                        for (let j = 0; j < 3; j++) await frame();
+                        times.push(root.explorer.durations.at(-1));
+                      }
+                      return times.sort((a, b) => a - b)[12];
+                    }"""
+                )
+            )
             page.context.close()
         browser.close()
     print(f"{(PAGES / 'book' / 'explore.html').stat().st_size / 1e6:.2f} MB in the page")
@@ -106,6 +124,7 @@ def main() -> None:
         ("latent map", "denoise", "training noise", "interpolate"), zip(*draws, strict=True), strict=True
     ):
         print(f"decode and draw, {name}: {in_words(spread(values), 2)} ms")
+    print(f"compute and draw, bounds of 64 fresh corruptions: {in_words(spread(bounds), 2)} ms")
 
 
 if __name__ == "__main__":

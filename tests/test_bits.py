@@ -185,6 +185,10 @@ def test_temperature_is_a_schedule(final):
     assert model.sampler.temperature == 1.0
 
 
+def test_a_run_of_one_step_has_the_first_temperature():
+    assert TrainingConfig(steps=1, final_temperature=0.1).temperature_at(0, 1.0) == 1.0
+
+
 class Twice(torch.nn.Module):
     """Two samplers, each of half of the bits, with temperatures of their own."""
 

@@ -196,6 +196,17 @@ def test_convolutional_layers_of_the_listing():
     assert sum(parameter.numel() for parameter in model.parameters()) == 13_765
 
 
+def test_convolutional_parts_and_configuration():
+    """The noise is the one that was given, the divergence counts once, and the arguments build the model again."""
+    noise = BernoulliNoise(0.2)
+    model = convolutional_vae((1, 7, 10), 4, (3, 5), noise)
+    assert model.noise is noise
+    assert model.divergence.weight == 1.0
+    sizes = {"image_shape": [1, 7, 10], "latent_size": 4, "channels": [3, 5]}
+    assert model.configuration == {"builder": "convolutional_vae", **sizes}
+    assert convolutional_vae(**sizes).configuration == model.configuration
+
+
 @pytest.mark.parametrize("size", [(24, 24), (28, 28), (7, 10), (1, 3)])
 def test_convolutional_model_gives_back_the_size_of_its_images(size):
     model = convolutional_vae((2, *size), latent_size=4, channels=(3, 5))

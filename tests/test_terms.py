@@ -16,7 +16,7 @@ ITEMS = re.findall(r"^- (.+)$", TEXT, re.MULTILINE)
 
 # Short emphasised words that the index leaves out, by the reason; those of more than four words are sentences.
 # a word of a sentence that is said louder
-STRESSED = """above, adds, all, any, are, at, beside, between, can, costs, every, everything,
+STRESSED = """above, fast, stands, steady, adds, all, any, are, at, beside, between, can, costs, every, everything,
 exactly, falls, faster, first, how, independently, inverted, is, jointly, lower, moves, new, newer,
 not, nothing, now, of the draws, often, old, on, on a grid, on the same images, one, one square,
 over the batch, over the steps, pays, plus, predict, random, roughly there, slower, some, square,
@@ -25,12 +25,13 @@ estimate, if and only if, less likely, linear, log, mean, nearest, bound, fault,
 images, indices, place, size, values, positions, fresh noise, maximum, set, not set, circular,
 strided, the gradient, in place, slices, sorted, correct or not, decoder's, negative"""
 # explained under another word
-ELSEWHERE = """batch, builder, family, folds, geometric, gradients, launched, log-variances, most
+ELSEWHERE = """batch, builder, denoising tokenizers, family, folds, geometric, gradients, launched, log-variances, most
 probable square, number of the step, random numbers, sampler, static, table, vae, variance, weights"""
-# the beginning of a paragraph, or the name of a part of the book
-RUN_IN = """a model of images, a plane folds, appendix, further, it cannot be repeated, it closes in
-like, it converges to, it has a direction, it is a bound, it never falls with, it never stops, it
-spoils the target, mended, parameters get lost, play, proof, seen, symptom, the hardware's limit,
+# the beginning of a paragraph, or the name of a part of the book or of a button
+RUN_IN = """a model of images, a plane folds, appendix, copy link, further, hide controls, reset, start,
+it cannot be repeated,
+it closes in like, save picture, it converges to, it has a direction, it is a bound, it never falls with,
+it never stops, it spoils the target, mended, parameters get lost, play, proof, seen, symptom, the hardware's limit,
 understood, what denoising buys, wrong images are welcome"""
 EXCEPTIONS = {" ".join(words.split()) for words in f"{STRESSED}, {ELSEWHERE}, {RUN_IN}".split(",")}
 

@@ -46,6 +46,8 @@ that answers the reader's mouse, there is a still picture of it.</p>
 MATHJAX = """{
   options: {menuOptions: {settings: {assistiveMml: false}}, processHtmlClass: "math", ignoreHtmlClass: "chapter|front"},
 }"""
+HEADINGS = """[...document.querySelectorAll("h1, h2, h3, h4, h5, h6")]
+  .map((heading) => heading.textContent.replace(/\\s+/g, " ").trim())"""
 # Typeset, give the figures one scale, make smaller what is wider than the column; return what still sticks out
 LAY_OUT = """async () => {
   await MathJax.startup.promise;
@@ -216,8 +218,30 @@ def page_numbers(pdf: bytes) -> dict[str, int]:
     return {name.lstrip("/"): reader.get_destination_page_number(place) + 1 for name, place in found.items()}
 
 
-def make(book: str, progress=print) -> bytes:
-    """Print the book."""
+def store(pdf: bytes, entries: list[str]) -> None:
+    """Write the file, with these titles in its outline: Chromium doubles those of headings that begin a page.
+
+    What helps a reading voice, Chromium stores at its full length, more than half of the file; here it is packed.
+    """
+
+    left = list(entries)
+
+    def name(items) -> None:
+        for item in items:
+            item.title = left.pop(0)
+            name(item.children)
+
+    with pikepdf.open(BytesIO(pdf)) as file:
+        with file.open_outline() as outline:
+            name(outline.root)
+        if left:
+            raise ValueError(f"the outline misses {left}")
+        PDF.parent.mkdir(parents=True, exist_ok=True)
+        file.save(PDF, object_stream_mode=pikepdf.ObjectStreamMode.generate)
+
+
+def make(book: str, progress=print) -> tuple[bytes, list[str]]:
+    """Print the book; return the file and the headings that its outline leads to."""
     own = files()
 
     def answer(route: Route) -> None:
@@ -246,6 +270,7 @@ def make(book: str, progress=print) -> bytes:
         if problems:
             raise ValueError("the printed book: " + "; ".join(problems))
         progress("typeset")
+        headings = page.evaluate(HEADINGS)
         numbers = page_numbers(print_pages(page))
         progress("printed once")
         page.evaluate(
@@ -258,7 +283,7 @@ def make(book: str, progress=print) -> bytes:
         browser.close()
     if page_numbers(pdf) != numbers:
         raise ValueError("the contents' page numbers are not those of the pages")
-    return pdf
+    return pdf, headings
 
 
 def offer(size: int, count: int) -> None:
@@ -293,10 +318,7 @@ def main() -> None:
 
     book = whole_book()
     progress("pages joined")
-    pdf = make(book, progress)
-    PDF.parent.mkdir(parents=True, exist_ok=True)
-    with pikepdf.open(BytesIO(pdf)) as file:  # Chromium stores what helps a reading voice at its full length
-        file.save(PDF, object_stream_mode=pikepdf.ObjectStreamMode.generate)
+    store(*make(book, progress))
     size = PDF.stat().st_size
     shutil.copy(PDF, HTML / PDF.name)
     count = len(PdfReader(PDF).pages)

@@ -17,6 +17,7 @@ import {
   makeButton,
   makeEditable,
   makePicture,
+  makeTitle,
   pair,
   place,
   swatch,
@@ -437,9 +438,6 @@ function makeOracle(source, sheets, changed) {
 
 const TRUTH = "#56b4e9"; // blue: the true posterior
 const nats = (value) => decimal(value);
-/** A name with an index below the line. */
-const named = (letter, index) => [letter, make("sub", {}, index)];
-
 /** Round upwards to 1, 2 or 5 times a power of ten. */
 const roundUp = (value) => {
   const power = 10 ** Math.floor(Math.log10(value));
@@ -485,7 +483,8 @@ function makeLadder(number) {
       line.style.top = height(level === null ? 0 : top - level);
       rows.forEach(({ name, parts, value }, i) => {
         const { box, ...bar } = bars[i];
-        bar.name.replaceChildren(...name);
+        const [letter, index] = name;
+        bar.name.replaceChildren(letter, ...(index ? [make("sub", {}, index)] : []));
         box.replaceChildren(
           ...parts
             .filter(({ size }) => size > 0)
@@ -635,7 +634,7 @@ function bound({ get, set, root, sheets, say, model, view }) {
   const ladder = makeLadder(4);
   const gaps = make("ul", { class: "dvae-gaps" });
   const plane = makeWindow(view);
-  const [title, planeTitle] = [make("h4", {}, "Log-likelihood and bounds, in nats"), make("h4")];
+  const [title, planeTitle] = [makeTitle("Log-likelihood and bounds, in nats"), makeTitle("")];
   const reading = make("p", { class: "dvae-reading" });
   root.append(
     make("div", { class: "dvae-inputs" }, editor.element, input.element, tools),
@@ -705,9 +704,9 @@ export function account({ exact, dvae, climb, elbo }, K) {
   const [mixture, regained, clean] = [exact - climb, climb - dvae, exact - elbo];
   const rows = [
     { name: ["ln p(x)"], value: exact, parts: pending ? [] : [base(exact)] },
-    { name: named("L", `${K}`), value: climb, parts: [base(climb), ...gap("mixture", mixture)] },
+    { name: ["L", String(K)], value: climb, parts: [base(climb), ...gap("mixture", mixture)] },
     {
-      name: named("L", "dvae"),
+      name: ["L", "dvae"],
       value: dvae,
       parts: [base(climb), ...gap("mixture", mixture), part("corruption", regained)],
     },

@@ -9,18 +9,20 @@ from typing import Any
 import ipywidgets
 import traitlets
 
-from dvae_lib._checks import check_integer, check_number
+from dvae_lib._checks import check_choice, check_integer, check_number
 from dvae_lib.data import IMAGE_SIZE
 from dvae_lib.widgets.networks import Networks
 from dvae_lib.widgets.stills import still
 from dvae_lib.widgets.views import (
     COUNTS,
     NOISES,
+    SPEEDS,
     BoundView,
     DenoiseView,
     InterpolateView,
     LatentMapView,
     TrainingNoiseView,
+    TrainInPageView,
     View,
 )
 
@@ -324,3 +326,38 @@ class Interpolate(Explorer):
         position = _check(InterpolateView, "position", position)
         view = InterpolateView(kind="interpolate", position=position, **corners, **traits)
         super().__init__(view, {**_sliders(view, corners), "position": _slider(view, "position", "per cent")})
+
+
+class TrainInPage(Explorer):
+    """Train a small network from scratch, in the page and without a kernel, at a noise of the reader's choice.
+
+    A DVAE with hidden layers of 64 units learns from batches of 32 squares, in a worker of the browser. Buttons start
+    it, stop it, make one step, and go back to the beginning. A new `p` holds from the next batch on, and a new `seed`
+    begins a new run.
+
+    Args:
+        p: the probability that a pixel of the encoder's input is flipped in training, in [0, 0.5].
+        square: row and column of the corner of the square whose reconstruction is shown, each from 0 to 15.
+        seed: of the first weights and of all that is drawn, from 0 to 9999.
+        speed: "slow", four steps a second; "steady", at most forty; or "fast", as many as the machine makes.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type or out of range.
+    """
+
+    def __init__(self, p: float = 0.1, square: Sequence[int] = (4, 10), seed: int = 1, speed: str = "fast") -> None:
+        corner = _check_square(TrainInPageView, "square", square)
+        view = TrainInPageView(
+            kind="train_in_page",
+            p=_check(TrainInPageView, "p", p),
+            seed=_check(TrainInPageView, "seed", seed),
+            speed=SPEEDS.index(check_choice("speed", speed, SPEEDS)),
+            **corner,
+        )
+        controls = {
+            "p": _slider(view, "p", "noise p"),
+            "speed": ipywidgets.Dropdown(options=SPEEDS, value=speed, description="speed"),
+            **_sliders(view, corner),
+            "seed": _seed_box(view),
+        }
+        super().__init__(view, controls)

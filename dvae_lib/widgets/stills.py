@@ -27,6 +27,7 @@ from dvae_lib.evaluation import exact_log_likelihood
 from dvae_lib.layers import gaussian_kl
 from dvae_lib.models import VariationalAutoencoder
 from dvae_lib.plotting import image_grid, show_manifold, use_book_style
+from dvae_lib.widgets.page_run import PageRun, uniforms
 from dvae_lib.widgets.views import COUNTS, DRAWS, FIRST_DRAW, NOISES, NetworksView, View
 
 CLEAN, NOISY, GROUND = "#009e73", "#f0e442", "#101418"  # the front end's colours
@@ -41,6 +42,11 @@ CORNERS = np.array([[86, 180, 233], [240, 228, 66], [0, 190, 130], [235, 110, 60
 BINARY = np.array([[0, 0, 0], [255, 255, 255], [230, 159, 0], [86, 180, 233]]) / 255  # ..., too many, missing
 FRAMES, BAR_DRAWS, ZOOM = 9, 16, 8  # as in the front end
 NOTE = "Still picture: the explorer as it opens. It is live in the built page and in Jupyter."
+RUN_NOTE = (
+    "Still picture: the explorer's run from this seed, made by PyTorch with the page's own draws, and so equal to it\n"
+    "up to rounding, which grows. The explorer is live in the built page and in Jupyter."
+)
+FILM = (0, 100, 500, 2000)  # steps of the run after which its still shows the plane
 RINGS = "Shaded: the true posterior. Thick ring: the clean picture's. Thin rings: those of 64 corruptions, K bright."
 ELLIPSES = "Ellipses of two standard deviations: green, the clean picture's posterior; yellow, the input's."
 
@@ -54,8 +60,9 @@ def still(view: View) -> str | None:
         use_book_style()
         mpl.rcParams.update({"axes.titlesize": 8, "font.size": 8})
         figure = STILLS[view.kind](view)
+        note = RUN_NOTE if view.kind == "train_in_page" else NOTE
         ellipses = RINGS if view.kind == "bound" else ELLIPSES
-        note = f"{ellipses}\n{NOTE}" if view.kind in ("denoise", "training_noise", "bound") else NOTE
+        note = f"{ellipses}\n{note}" if view.kind in ("denoise", "training_noise", "bound") else note
         figure.supxlabel(note, fontsize=8, color="#555555")
         figure.savefig(file, format="png", dpi=150)  # small: a page keeps several
     return base64.b64encode(file.getvalue()).decode()
@@ -147,6 +154,28 @@ def interpolate(view: Any) -> Figure:
     return figure
 
 
+def train_in_page(view: Any) -> Figure:
+    """The plane at some steps of the run, and its curves."""
+    figure = Figure(figsize=(7.5, 4.2))
+    axes = figure.subplot_mosaic([[0, 1, 2, 3], ["curves"] * 4], height_ratios=(1.25, 1))
+    run = PageRun(view.seed)
+    curves: list[tuple[float, float]] = []
+    for place, steps in enumerate(FILM):
+        with torch.enable_grad():
+            curves += [run.step(view.p) for _ in range(steps - len(curves))]
+        _plane(axes[place], view, f"step {steps:,}", copy.deepcopy(run.model).float().eval())
+        axes[place].set(ylabel="$z_2$" if place == 0 else "")
+    named = zip(("reconstruction", "divergence"), np.array(curves).T, ("#e69f00", "#56b4e9"), strict=True)
+    for name, values, colour in named:
+        pooled = values[: len(values) // 10 * 10].reshape(-1, 10).mean(1) if len(values) > 100 else values
+        every = len(values) / len(pooled)
+        axes["curves"].plot(every * (np.arange(len(pooled)) + 0.5), pooled, color=colour, label=name)
+    axes["curves"].set(yscale="log", ylim=(0.5, 600), xlabel="steps", ylabel="nats per image")
+    axes["curves"].set(title=f"training noise $p$ = {view.p:g}, seed {view.seed}", xlim=(0, FILM[-1]))
+    axes["curves"].legend(frameon=False, ncols=2)
+    return figure
+
+
 def digit_denoise(view: Any) -> Figure:
     """The picture and its corruption, and the reconstructions of both networks."""
     figure = Figure(figsize=(7.5, 1.9))
@@ -169,8 +198,8 @@ def bound(view: Any) -> Figure:
     axes = figure.subplot_mosaic([[0, 2, 3], [1, 2, 3]], width_ratios=(1, 3, 2.6))
     clean, size = _clean(view), COUNTS[view.count]
     name, model = _compared(view)[view.index]
-    draws = torch.cat([corrupt(0, view.level, clean, FIRST_DRAW + DRAWS * view.seed + draw) for draw in range(DRAWS)])
-    found = bound_numbers(model, clean, draws)
+    draws = _corruptions(view, clean)
+    found = bound_of(view)
     exact, climb = found["exact"], found[f"L_{size}"]
     _picture(axes[0], clean, "picture")
     _picture(axes[1], draws[0], "one corruption")
@@ -205,6 +234,7 @@ STILLS: dict[str, Callable[[Any], Figure]] = {
     "denoise": denoise,
     "training_noise": training_noise,
     "interpolate": interpolate,
+    "train_in_page": train_in_page,
     "digit_map": latent_map,
     "digit_interpolate": interpolate,
     "digit_denoise": digit_denoise,
@@ -223,22 +253,22 @@ def corrupt(kind: int, level: float, image: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(noisy.astype(np.float32))
 
 
-def uniforms(seed: int, count: int) -> np.ndarray:
-    """Return the front end's first `count` uniform numbers in [0, 1), mulberry32: its arithmetic is modulo 2^32."""
-    first = np.uint32((seed + 1) * 0x9E3779B9 % 2**32)
-    state = first + np.arange(1, count + 1, dtype=np.uint32) * np.uint32(0x6D2B79F5)
-    t = (state ^ (state >> 15)) * (state | 1)
-    t ^= t + (t ^ (t >> 7)) * (t | 61)
-    return (t ^ (t >> 14)) / 2**32
+def _corruptions(view: Any, clean: Tensor) -> Tensor:
+    """The corruptions that the front end draws: (DRAWS, 1, 24, 24)."""
+    seeds = range(FIRST_DRAW + DRAWS * view.seed, FIRST_DRAW + DRAWS * (view.seed + 1))
+    return torch.cat([corrupt(0, view.level, clean, seed) for seed in seeds])
 
 
 @torch.no_grad()
-def bound_numbers(model: VariationalAutoencoder, clean: Tensor, draws: Tensor) -> dict[str, float]:
-    """Return ln p(x), the bound of the clean picture, and L_K of its corruptions `draws`, as the front end forms them.
+def bound_of(view: Any) -> dict[str, float]:
+    """Return ln p(x), "exact", the bound of the clean picture, "elbo", and "L_K" for each K of `COUNTS`, in nats.
 
-    Means under the Gaussians are taken with Gauss-Hermite rules of 20 nodes along each axis.
+    Of the same corruptions as in the front end; means under the Gaussians are taken with Gauss-Hermite rules of 20
+    nodes along each axis.
     """
-    model, clean = copy.deepcopy(model).double(), clean.double()
+    picture = _clean(view)
+    draws, clean = _corruptions(view, picture), picture.double()
+    model = _compared(view)[view.index][1].double()
     points, weights = np.polynomial.hermite_e.hermegauss(20)
     eps = torch.cartesian_prod(*2 * [torch.from_numpy(points)])  # (400, 2)
     share = torch.outer(*2 * [torch.from_numpy(weights / weights.sum())]).flatten()
@@ -277,9 +307,10 @@ def _magnified(axes: Axes, name: str, model: VariationalAutoencoder, clean: Tens
     colours = LinearSegmentedColormap.from_list("truth", [GROUND, TRUTH])
     axes.imshow(shade, cmap=colours, extent=(left, right, bottom, top), origin="lower", interpolation="bilinear")
     for place in reversed(range(len(mean))):
-        width, height = (4 * (log_variance[place] / 2).exp()).tolist()
-        style = {"edgecolor": NOISY if place else CLEAN, "linewidth": 0.9 if place else 2.2, "fill": False}
-        axes.add_patch(Ellipse(mean[place].tolist(), width, height, alpha=1 if place <= bright else 0.3, **style))
+        (first, second), (width, height) = mean[place].tolist(), (4 * (log_variance[place] / 2).exp()).tolist()
+        ring = Ellipse((first, second), width, height, fill=False, alpha=1 if place <= bright else 0.3)
+        ring.set(edgecolor=NOISY if place else CLEAN, linewidth=0.9 if place else 2.2)
+        axes.add_patch(ring)
     axes.set(xlabel="$z_1$", ylabel="$z_2$", title=f"codes of the {name}", facecolor=GROUND, aspect="equal")
     axes.set(xlim=(left, right), ylim=(bottom, top))
 
@@ -331,7 +362,7 @@ def _plane(
     """The manifold, dimmed, and the codes of the 256 squares, coloured by place; those beyond the edge at the edge."""
     axes.set(facecolor=GROUND, title=name, aspect="equal")
     if manifold:
-        tiles = 480 // math.isqrt(view.networks.shapes[-1][0])  # as on the page: 20 squares or 17 digits
+        tiles = 480 // model.configuration["image_shape"][-1]  # as on the page: 20 squares or 17 digits
         show_manifold(model, axes, tiles, (1 - 1 / tiles) * view.limit).images[0].set_clim(0, 2.4)
     if dots:
         down, right = np.indices((POSITIONS, POSITIONS)).reshape(2, -1, 1) / (POSITIONS - 1)

@@ -15,9 +15,11 @@ from dvae_lib.data import POSITIONS
 from dvae_lib.widgets.networks import Networks, listed
 
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
+SPEEDS = ("slow", "steady", "fast")  # of a run in the page, in the front end's order
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
 COUNTS = (1, 4, 16, 64)  # corruptions K behind a rung of the bounds, in the front end's order
-DRAWS, FIRST_DRAW = 64, 30000  # corruptions of a picture behind the bounds, and the first of their seeds
+DRAWS = 64  # corruptions of a picture behind the bounds
+FIRST_DRAW = 30000  # of their seeds, which are none of the other explorers'
 _FOLDER = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./widgets\.mjs";\n', re.MULTILINE)
 
@@ -138,6 +140,18 @@ class InterpolateView(NetworksView):
     last_row = _corner()
     last_column = _corner()
     position = traitlets.Int(min=0, max=100).tag(sync=True)  # per cent of the way
+
+
+class TrainInPageView(View):
+    _esm = front_end("learner.mjs")
+    p = traitlets.Float(min=0, max=0.5).tag(sync=True)  # training noise
+    row = _corner()
+    column = _corner()
+    speed = traitlets.Int(min=0, max=len(SPEEDS) - 1).tag(sync=True)
+    seed = traitlets.Int(min=0, max=9999).tag(sync=True)
+
+    def subject(self) -> str:
+        return f"p = {self.p:g}"
 
 
 class TrainAgainView(NetworksView):

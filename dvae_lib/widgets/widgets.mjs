@@ -268,6 +268,27 @@ export function makePicture(title, columns = 1, size = SIZE) {
   };
 }
 
+/** How many pictures of this size the manifold holds along each axis. */
+const tilesOf = (size) => Math.floor(PLANE / size);
+
+/** Write the manifold, dimmed pictures side by side, into the memory of a square canvas that just holds them. */
+export function paintManifold(network, limit, memory) {
+  const { size } = network;
+  const tiles = tilesOf(size);
+  const [code, picture] = [new Float32Array(2), new Float32Array(size * size)];
+  for (let row = 0; row < tiles; row++) {
+    for (let column = 0; column < tiles; column++) {
+      code[0] = limit * ((2 * column + 1) / tiles - 1);
+      code[1] = limit * (1 - (2 * row + 1) / tiles);
+      network.decode(code, picture);
+      for (let i = 0; i < picture.length; i++) {
+        const y = row * size + Math.floor(i / size);
+        memory[y * tiles * size + column * size + (i % size)] = DIM[Math.round(255 * picture[i])];
+      }
+    }
+  }
+}
+
 /** What all explorers of a page share of a network: the codes of the 256 squares, the manifold, the dots. */
 export class Sheet {
   constructor(network, level) {
@@ -295,22 +316,9 @@ export class Sheet {
 
   manifold(context, limit) {
     const { size } = this.network;
-    const tiles = Math.floor(PLANE / size); // along each axis
-    const width = tiles * size;
+    const width = size * tilesOf(size);
     const data = context.createImageData(width, width);
-    const memory = new Uint32Array(data.data.buffer);
-    const [code, picture] = [new Float32Array(2), new Float32Array(size * size)];
-    for (let row = 0; row < tiles; row++) {
-      for (let column = 0; column < tiles; column++) {
-        code[0] = limit * ((2 * column + 1) / tiles - 1);
-        code[1] = limit * (1 - (2 * row + 1) / tiles);
-        this.network.decode(code, picture);
-        for (let i = 0; i < picture.length; i++) {
-          const y = row * size + Math.floor(i / size);
-          memory[y * width + column * size + (i % size)] = DIM[Math.round(255 * picture[i])];
-        }
-      }
-    }
+    paintManifold(this.network, limit, new Uint32Array(data.data.buffer));
     context.putImageData(data, 0, 0);
     if (width < PLANE) context.drawImage(context.canvas, 0, 0, width, width, 0, 0, PLANE, PLANE);
   }
