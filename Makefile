@@ -3,14 +3,16 @@ PYTHON ?= python3
 PORT ?= 8000
 JOBS ?= 2
 # The versions that are installed: pinned (constraints.txt), oldest (constraints-oldest.txt: the lowest that the requirements
-# allow) or newest (the highest), each in an environment of its own.
+# allow), newest (the highest) or colab (constraints-colab.txt: Google Colab's), each in an environment of its own.
 VERSIONS ?= pinned
 VENV_pinned := .venv
 VENV_oldest := .venv-oldest
 VENV_newest := .venv-newest
+VENV_colab := .venv-colab
 CONSTRAINTS_pinned := constraints.txt
 CONSTRAINTS_oldest := constraints-oldest.txt
-VENV := $(or $(VENV_$(VERSIONS)),$(error VERSIONS is pinned, oldest or newest, not "$(VERSIONS)"))
+CONSTRAINTS_colab := constraints-colab.txt
+VENV := $(or $(VENV_$(VERSIONS)),$(error VERSIONS is pinned, oldest, newest or colab, not "$(VERSIONS)"))
 CONSTRAINTS := $(CONSTRAINTS_$(VERSIONS))
 INSTALL := $(VENV)/bin/python -m pip install --progress-bar off $(addprefix -c ,$(CONSTRAINTS))
 BIN := $(VENV)/bin
@@ -19,19 +21,20 @@ READY := $(VENV)/.ready
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 
-.PHONY: help book links test browser test-gpu refresh ledger serve lint exercises slides weights bench experiments clean
+.PHONY: help book pdf links test browser test-gpu refresh ledger serve lint exercises slides weights bench experiments clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book     build the book into _build/html (sets up .venv first)"
+	@echo "make pdf      build the book, print all of it into _build/pdf/denoising-vae.pdf, and link it from the pages (needs Chromium)"
 	@echo "make test     run the unit tests and every notebook, comparing the stored outputs"
-	@echo "make browser  build the book and test its pages in Chromium (needs node, npm and Chromium)"
+	@echo "make browser  build the book and its PDF and test both in Chromium (needs node, npm and Chromium)"
 	@echo "make test-gpu run the tests that need a GPU, and every notebook on it"
 	@echo "make serve    build the book and open it on http://127.0.0.1:$(PORT)"
 	@echo "make refresh  run every notebook and store its outputs (NOTEBOOKS='book/noise.ipynb ...' for some)"
 	@echo "make ledger   renew the numbers of the text that come from experiments/results, and the list of them all"
 	@echo "make lint     ruff and mypy"
-	@echo "make exercises  the chapters for a class, without the solutions but with their checks, into classroom/"
+	@echo "make exercises  write the chapters for a class, without solutions but with their checks, into classroom/"
 	@echo "make slides   slides of the chapters, from the same notebooks, in _build/slides (NOTEBOOKS=book/noise.ipynb for one)"
 	@echo "make bench    time the training step beside a plain loop, pythae and Pyro (options: BENCH='--rounds 3 ...')"
 	@echo "make weights  train the shipped weights again (one to two hours on a CPU)"
@@ -59,6 +62,11 @@ book: $(BOOK_READY)
 	$(BIN)/jupyter-book build . --all --warningiserror --keep-going
 	@echo "== done: open _build/html/index.html, or run: make serve"
 
+# the pages offer the PDF only where there is one: `make book` builds them without the links, and this puts the links in
+pdf: $(READY) book
+	@echo "== printing the book: a minute or two"
+	$(BIN)/python tools/pdf.py
+
 # asks the servers of others, and so is no part of the tests
 links: $(BOOK_READY)
 	@echo "== asking for every address that the pages link to"
@@ -74,8 +82,8 @@ $(NODE_READY): package.json package-lock.json
 	npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-browser: $(READY) book $(NODE_READY)
-	@echo "== testing the built pages in a browser"
+browser: $(READY) pdf $(NODE_READY)
+	@echo "== testing the built pages in a browser, and the PDF"
 	$(BIN)/python -m pytest tests/browser -m browser
 
 # with the environment that knows the GPU: make test-gpu PYTEST='python -m pytest'

@@ -4,7 +4,7 @@ import globals from "globals";
 export default [
   js.configs.recommended,
   {
-    files: ["**/*.mjs"],
+    files: ["**/*.mjs", "_static/*.js"],
     rules: {
       "array-callback-return": "error",
       curly: ["error", "multi-line"],
@@ -20,5 +20,6 @@ export default [
     },
   },
   { files: ["dvae_lib/**/*.mjs"], languageOptions: { globals: globals.browser } },
+  { files: ["_static/*.js"], languageOptions: { sourceType: "script", globals: globals.browser } },
   { files: ["tests/js/*.mjs"], languageOptions: { globals: globals.node } },
 ];

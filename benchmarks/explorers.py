@@ -1,4 +1,5 @@
-"""Time the explorers in the built page: from the request to the first picture, and one decode-and-draw.
+"""Time the built page of the explorers: until text can be read and the first picture is live, and one decode-and-draw.
+Of the explorer of the bounds, one draw after a fresh noise, with all bounds computed anew.
 
     make book && npm ci --ignore-scripts
     .venv/bin/python -m benchmarks.explorers [--loads 5] [--chromium /usr/bin/chromium]
@@ -19,6 +20,18 @@ from playwright.sync_api import sync_playwright
 from benchmarks.timing import in_words, spread
 from tools.cdn import PACKAGES, ROOT, package_file
 
+# the first paragraph's painting is told to whoever asks for it by this attribute, before it is painted
+WATCH = """() => {
+  new PerformanceObserver((list) => (window.paragraph ??= list.getEntries()[0].renderTime))
+    .observe({ type: "element", buffered: true });
+  new MutationObserver((_, observer) => {
+    const paragraph = document.querySelector("article p");
+    if (paragraph) {
+      paragraph.setAttribute("elementtiming", "paragraph");
+      observer.disconnect();
+    }
+  }).observe(document, { childList: true, subtree: true });
+}"""
 PAGES = ROOT / "_build" / "html"
 CDN = "https://cdn.jsdelivr.net/npm/"
 
@@ -56,16 +69,21 @@ def main() -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Pages, directory=str(PAGES)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/book/explore.html"
-    first, draws = [], []
+    readable: dict[str, list[float]] = {"anything painted": [], "the first paragraph painted": []}
+    first, draws, bounds = [], [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium)
         for _ in range(options.loads):
             page = browser.new_context().new_page()
+            page.add_init_script(f"({WATCH})()")
             page.goto(address)
             page.wait_for_function("() => document.querySelector('.dvae')?.explorer?.shown")
             first.append(page.evaluate("() => document.querySelector('.dvae').explorer.shown"))
             page.wait_for_function("() => document.querySelectorAll('.dvae').length >= 4")
             page.wait_for_timeout(1000)
+            painted = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+            for times, what in zip(readable.values(), (painted, "window.paragraph"), strict=True):
+                times.append(page.evaluate(what))
             draws.append(
                 page.evaluate(
                     """() => [...document.querySelectorAll('.dvae')].slice(0, 4).map(({ explorer }) => {
@@ -79,14 +97,34 @@ def main() -> None:
                     })"""
                 )
             )
+            bounds.append(
+                page.evaluate(
+                    """async () => {
+                      const root = document.querySelector('.dvae:has(.dvae-ladder)');
+                      const buttons = [...root.querySelectorAll('button')];
+                      const button = buttons.find((one) => one.textContent === 'Fresh noise');
+                      const frame = () => new Promise(requestAnimationFrame);
+                      const times = [];
+                      for (let i = 0; i < 25; i++) {
+                        button.click();
+                        for (let j = 0; j < 3; j++) await frame();
+                        times.push(root.explorer.durations.at(-1));
+                      }
+                      return times.sort((a, b) => a - b)[12];
+                    }"""
+                )
+            )
             page.context.close()
         browser.close()
     print(f"{(PAGES / 'book' / 'explore.html').stat().st_size / 1e6:.2f} MB in the page")
+    for what, times in readable.items():
+        print(f"{what}, from the request on: {in_words(spread(times), 2)} ms")
     print(f"first picture, from the request on: {in_words(spread(first), 2)} ms")
     for name, values in zip(
         ("latent map", "denoise", "training noise", "interpolate"), zip(*draws, strict=True), strict=True
     ):
         print(f"decode and draw, {name}: {in_words(spread(values), 2)} ms")
+    print(f"compute and draw, bounds of 64 fresh corruptions: {in_words(spread(bounds), 2)} ms")
 
 
 if __name__ == "__main__":

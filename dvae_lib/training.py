@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dvae_lib._checks import check_image_shape, check_image_values
-from dvae_lib.configuration import PRECISIONS, SCHEDULES, Protocol, TrainingConfig
+from dvae_lib.configuration import PRECISIONS, SCHEDULES, BernoulliProtocol, Protocol, TrainingConfig
 from dvae_lib.models import VariationalAutoencoder
 from dvae_lib.runs.capture import CapturedStep, drop_graphs
 from dvae_lib.runs.devices import default_device, gathered, process_rank
@@ -113,8 +113,8 @@ def training_step(run: Run) -> None:
     batch = run.images[index]  # (n, channels, height, width)
     learning_rate, kl_weight = run.schedule.index_select(0, run.step).squeeze(0)  # (1, 2) -> two of ()
     optimizer.param_groups[0]["lr"].copy_(learning_rate)
-    for sampler in run.samplers:  # those with a temperature
-        sampler.current.copy_(run.temperatures.index_select(0, run.step).squeeze(0))  # (1,) -> ()
+    for sampler, temperatures in zip(run.samplers, run.temperatures, strict=True):
+        sampler.current.copy_(temperatures.index_select(0, run.step).squeeze(0))  # (1,) -> ()
     # without the cache of cast weights: inside of a caller's autocast it would outlive the update of the weights
     with torch.autocast(run.device.type, torch.bfloat16, run.precision == "bfloat16", cache_enabled=False):
         logits = run.forward(batch)  # the shape of batch
@@ -124,7 +124,7 @@ def training_step(run: Run) -> None:
     (reconstruction + kl_weight * model.kl).backward(run.factor)
     optimizer.step()
     scale = model.posterior[-1].float()  # (n, code), the log-variances, or the logits of a code of bits
-    mean = model.posterior[0].float() if len(model.posterior) == 2 else scale.sigmoid()  # (n, code)
+    mean = scale.sigmoid() if run.columns is BernoulliProtocol else model.posterior[0].float()  # (n, code)
     scale_std, scale_mean = torch.std_mean(scale, correction=min(1, scale.numel() - 1))  # of a single entry 0, not NaN
     losses = reconstruction.detach() / size, model.kl.detach() / size
     row = torch.stack([*losses, mean.mean(), scale_std, scale_mean, learning_rate])

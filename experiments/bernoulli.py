@@ -2,11 +2,13 @@
 
     python -m experiments.bernoulli [--processes 2] [--only relaxed-12 bound-9]
 
-`relaxed-B` are models of B bits trained by `train` on relaxed samples, on the quick schedule. The groups of 9 bits draw
-no codes at all: every step enumerates all 512 codes, so that the gradient is exact. `likelihood-9` maximises ln p(x)
-itself, without an encoder. `bound-9` maximises the evidence lower bound of the usual posterior, independent bits whose
-logits an encoder predicts; `table-9` that of independent bits without an encoder, as each image has logits of its own;
-`joint-9` that of an encoder which predicts the probability of each of the 512 codes.
+`relaxed-B` are models of B bits trained by `train` on relaxed samples, on the quick schedule, `relaxed-9` for as many
+steps as the other groups of 9 bits, `-warm` at a higher rate and with a divergence that counts little at first, and
+`-cold` with a temperature that falls as well. The other groups of 9 bits draw no codes at all: every step enumerates
+all 512 codes, so that the gradient is exact. `likelihood-9` maximises ln p(x) itself, without an encoder. `bound-9`
+maximises the evidence lower bound of the usual posterior, independent bits whose logits an encoder predicts; `table-9`
+that of independent bits without an encoder, as each image has logits of its own; `joint-9` that of an encoder which
+predicts the probability of each of the 512 codes.
 
 Log-likelihoods and bounds are in nats per image, over the 256 squares. `codes` counts how many different codes the
 squares have, each square's being its most probable one.
@@ -38,6 +40,7 @@ from experiments.runs import RESULTS, command_line, described
 
 PATH = RESULTS / "bernoulli.json"
 IMAGES = 50_000
+WARM = replace(QUICK, learning_rate=5e-3, kl_warm_up=2_000)
 SHORT = replace(QUICK, steps=3_000)  # of runs that enumerate all codes in every step
 DRAWS = 100  # of the bound
 CODES = 2_000  # of the importance-weighted bound, where the codes are too many to be enumerated
@@ -56,7 +59,10 @@ class Group(NamedTuple):
 
 GROUPS = {
     "relaxed-12": Group(12),
+    "relaxed-12-warm": Group(12, WARM),
+    "relaxed-12-cold": Group(12, replace(WARM, final_temperature=0.1)),
     "relaxed-20": Group(20, replace(QUICK, learning_rate=5e-3)),
+    "relaxed-9": Group(9, SHORT),
     "bound-9": Group(9, SHORT),
     "likelihood-9": Group(9, SHORT),
     "joint-9": Group(9, SHORT),

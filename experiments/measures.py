@@ -122,15 +122,20 @@ def importance_weighted(log_weights: Tensor, sizes: Sequence[int]) -> dict[str, 
     return {f"iwae {size}": float(bounds.mean()) for size, bounds in parts.items()}
 
 
+def clean_bound(model: VariationalAutoencoder, images: Tensor, draws: int) -> tuple[Tensor, dict[str, Any]]:
+    """Return the bound of each clean image, (n,), and what is to be stored of it."""
+    torch.manual_seed(0)
+    bound = elbo(model, images, draws)
+    return bound.value, {"elbo": summary(bound.value) | {"standard error": bound.mean()[1]}}
+
+
 def clean_bounds(
     model: VariationalAutoencoder, images: Tensor, draws: int, sizes: Sequence[int]
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the bound of each clean image, (n,), and what is to be stored of it and of the tighter ones."""
+    values, found = clean_bound(model, images, draws)
     torch.manual_seed(0)
-    bound = elbo(model, images, draws)
-    found = {"elbo": summary(bound.value) | {"standard error": bound.mean()[1]}}
-    torch.manual_seed(0)
-    return bound.value, found | importance_weighted(draw_log_weights(model, images, max(sizes)), sizes)
+    return values, found | importance_weighted(draw_log_weights(model, images, max(sizes)), sizes)
 
 
 def shares_below(found: Tensor) -> dict[str, float]:

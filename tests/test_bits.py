@@ -17,6 +17,7 @@ from dvae_lib import (
     BernoulliNoise,
     BernoulliProtocol,
     ConcreteSampler,
+    Protocol,
     TrainingConfig,
     bernoulli_kl,
     bernoulli_vae,
@@ -25,10 +26,12 @@ from dvae_lib import (
     exact_log_likelihood,
     importance_weighted_bound,
     load_checkpoint,
+    mlp_vae,
     plot_protocol,
     save_checkpoint,
     train,
 )
+from dvae_lib.training import Run
 
 LOGITS = torch.tensor([[0.0, 1.5, -0.7], [-3.0, 0.2, 40.0]], dtype=torch.float64)
 
@@ -98,6 +101,17 @@ def test_hard_sample_is_the_bit_and_the_relaxed_one_rounded(logit):
     assert abs(hard.mean().item() - wanted) < 5 * math.sqrt(wanted * (1 - wanted) / 20_000)
 
 
+def test_relaxed_sample_has_the_temperature_of_the_moment():
+    sampler, other = (ConcreteSampler(first, torch.Generator().manual_seed(0)) for first in (1.0, 0.25))
+    sampler.current.fill_(0.25)  # as the schedule of a run does
+    assert torch.equal(sampler(LOGITS), other(LOGITS))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_codes_have_the_type_of_the_logits(training):
+    assert ConcreteSampler(0.5).train(training)(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
 def test_relaxed_sample_is_differentiable_with_the_gradient_of_finite_differences():
     def sample(logits):
         return ConcreteSampler(0.7, torch.Generator().manual_seed(3))(logits)
@@ -112,6 +126,8 @@ def test_no_uniform_number_makes_anything_but_a_number(monkeypatch):
     z.sum().backward()
     assert z.isfinite().all()
     assert logits.grad.isfinite().all()
+    warm = ConcreteSampler(100.0)(logits)  # finite noise leaves it near a half
+    assert ((warm > 0.4) & (warm < 0.6)).all()
 
 
 @pytest.mark.parametrize(
@@ -167,6 +183,43 @@ def test_temperature_is_a_schedule(final):
     wanted = [1.0] * 5 if final is None else [10 ** (-step / 4) for step in range(5)]
     assert seen == pytest.approx(wanted, rel=1e-6)
     assert model.sampler.temperature == 1.0
+
+
+def test_a_run_of_one_step_has_the_first_temperature():
+    assert TrainingConfig(steps=1, final_temperature=0.1).temperature_at(0, 1.0) == 1.0
+
+
+class Twice(torch.nn.Module):
+    """Two samplers, each of half of the bits, with temperatures of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = ConcreteSampler(1.0), ConcreteSampler(0.4)
+
+    def forward(self, logits):
+        halves = logits.chunk(2, 1)
+        return torch.cat([self.first(halves[0]), self.second(halves[1])], 1)
+
+
+def test_every_sampler_starts_at_its_own_temperature():
+    model, seen = toy().float(), []
+    model.sampler = Twice()
+    for sampler in model.sampler.children():
+        sampler.register_forward_pre_hook(lambda layer, _: seen.append(layer.current.item()))
+    config = TrainingConfig(steps=3, batch_size=4, final_temperature=0.1)
+    train(model, IMAGES.float(), config, device="cpu", progress=False)
+    assert seen == pytest.approx([1.0, 0.4, 10**-0.5, 0.2, 0.1, 0.1], rel=1e-6)
+
+
+def test_a_run_has_a_table_of_temperatures_only_where_a_layer_has_one():
+    """The same fact names the protocol's columns."""
+    config = TrainingConfig(steps=5, batch_size=4)
+    bits, plane = (
+        Run(model, IMAGES.float(), config, torch.device("cpu")) for model in (toy(), mlp_vae((1, 2, 3), 2, 5))
+    )
+    assert bits.temperatures.tolist() == [5 * [0.5]]
+    assert plane.temperatures.numel() == 0
+    assert (bits.columns, plane.columns) == (BernoulliProtocol, Protocol)
 
 
 def test_protocol_has_the_columns_of_bits():

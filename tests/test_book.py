@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from launch import TAG
 from refresh import normalise, notebooks, pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,7 +160,7 @@ def test_few_cells_go_uncompared(path):
 def test_few_pictures_go_uncompared():
     """Only what shows measured times; a tag that nobody knows would do nothing."""
     cells = [cell for path in NOTEBOOKS for _, cell in code_cells(path)]
-    known = {"hide-input", "remove-output", "raises-exception", "nbval-ignore-output", *PICTURE_TAGS}
+    known = {TAG, "hide-input", "remove-output", "raises-exception", "nbval-ignore-output", *PICTURE_TAGS}
     assert {tag for cell in cells for tag in tags(cell)} <= known
     drawn = [cell for cell in cells if figures(cell)]
     assert all(figures(cell) for cell in cells if PICTURE_TAGS & set(tags(cell)))

@@ -4,7 +4,7 @@ import docutils.utils
 import pytest
 from docutils import nodes
 from docutils.frontend import get_default_settings
-from stills import PICTURE, VIEW, KeepStills
+from stills import MISSING, PICTURE, VIEW, KeepStills
 
 TEXT = "text/plain"
 
@@ -29,6 +29,7 @@ def test_the_picture_stands_before_the_widget(order):
     assert widget is bundle
     assert [part.astext() for part in (before, after)] == ["before", "after"]
     assert still["classes"] == ["dvae-still"]
+    assert still.astext().endswith(MISSING)
     assert [image["alt"] for image in still.findall(nodes.image)] == ["what is seen"]
     assert [form["mime_type"] for form in bundle] == list(order)  # among which MyST-NB chooses next
 

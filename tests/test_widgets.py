@@ -24,8 +24,10 @@ from PIL import Image
 import dvae_lib
 from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, load_checkpoint, mlp_vae, train
 from dvae_lib.widgets import (
+    COUNTS,
     LEVELS,
     NOISES,
+    Bound,
     Denoise,
     Interpolate,
     LatentMap,
@@ -34,10 +36,11 @@ from dvae_lib.widgets import (
     TrainingNoise,
     explorers,
     stills,
+    views,
 )
 
 LIBRARY = Path(dvae_lib.__file__).parent
-FRONT_END = (LIBRARY / "widgets" / "widgets.mjs").read_text()
+FRONT_END = views.front_end("bound.mjs")  # with all explorers
 SHIPPED = LIBRARY.parent / "weights"
 PICTURE = {"row": 4, "column": 10, "level": 0.1, "seed": 1, "drawing": ""}
 WAY = {"first_row": 2, "first_column": 2, "last_row": 12, "last_column": 13, "position": 50}
@@ -46,9 +49,10 @@ EXPLORERS = {  # with what each shows unless it is told otherwise
     Denoise: {**PICTURE, "kind_of_noise": 0, "draw_code": False, "compared": [0, 2]},
     TrainingNoise: {**PICTURE, "index": 0, "compared": [0, 1, 2, 3, 4, 5]},
     Interpolate: {**WAY, "compared": [0, 2]},
+    Bound: {**PICTURE, "index": 2, "count": 2, "compared": [0, 1, 2, 3, 4, 5]},
     TrainAgain: {"steps": 4000, "compared": [0]},
 }
-PICTURES = (Denoise, TrainingNoise)
+PICTURES = (Denoise, TrainingNoise, Bound)
 each_explorer = pytest.mark.parametrize("explorer", EXPLORERS, ids=lambda explorer: explorer.__name__)
 
 
@@ -151,8 +155,31 @@ def test_a_reader_can_reach_all_that_changes_the_picture(explorer, networks):
     kind = re.sub(r"_(.)", lambda match: match[1].upper(), built.view.kind)
     body = FRONT_END.split(f"function {kind}(")[1].split("\nfunction ")[0]
     followed = re.findall(r'"(\w+)"', re.search(r"traits: \[(.*?)\]", body)[1])
+    if explorer is Interpolate:  # what is said of its ends stands before it
+        ends = FRONT_END.split("const SQUARE_ENDS = {")[1].split("};")[0]
+        followed += re.findall(r'"(\w+)"', re.search(r"traits: \[(.*?)\]", ends)[1])
     assert set(followed) - {"drawing"} == built.controls.keys()
-    assert re.search(rf"^  {built.view.kind}\b", FRONT_END.split("const EXPLORERS = {")[1].split("}")[0], re.MULTILINE)
+    table = FRONT_END.split("const EXPLORERS = {")[1].split("}")[0]
+    assert re.search(rf"^  {built.view.kind}\b", table, re.MULTILINE) or f"EXPLORERS.{kind} = {kind};" in FRONT_END
+    assert f"function {kind}(" in built.view._esm  # each view sends what it needs
+
+
+@each_explorer
+def test_what_the_address_may_set_is_what_the_view_takes(explorer, networks):
+    """The page learns types and bounds from `schema`, and passes over all else."""
+    view = explorer(networks).view
+    assert view.schema.keys() == (set() if explorer is TrainAgain else set(EXPLORERS[explorer]) - {"compared", "limit"})
+    for name, words in view.schema.items():
+        value = getattr(view, name)
+        types = {"boolean": bool, "integer": int, "number": (int, float), "string": str}
+        assert isinstance(value, types[words["type"]])
+        if words["type"] == "string":
+            assert re.fullmatch(words["pattern"], value) is not None
+        if "minimum" in words:
+            for bound, beyond in ((words["minimum"], -1), (words["maximum"], 1)):
+                setattr(view, name, bound)
+                with pytest.raises(traitlets.TraitError, match=name):
+                    setattr(view, name, bound + beyond)
 
 
 def test_the_front_end_asks_for_traits_that_exist(networks):
@@ -176,6 +203,7 @@ CHANGES = {  # of what each explorer shows
     LatentMap: [{"z1": -2.0}, {"z2": 1.0}, {"manifold": False}, {"dots": False}],
     Denoise: [{"row": 9}, {"column": 3}, {"drawing": "f" * 144}, {"kind_of_noise": 3}, {"level": 0.3}, {"seed": 2}],
     TrainingNoise: [{"row": 9}, {"column": 3}, {"drawing": "0" * 144}, {"index": 5}, {"level": 0.3}, {"seed": 2}],
+    Bound: [{"row": 9}, {"drawing": "f" * 144}, {"index": 5}, {"level": 0.3}, {"count": 0}, {"seed": 2}],
     Interpolate: [{"first_row": 9}, {"first_column": 9}, {"last_row": 3}, {"last_column": 3}, {"position": 5}],
 }
 
@@ -210,9 +238,19 @@ def test_a_live_kernel_draws_no_picture(networks, monkeypatch):
         assert set(built._repr_mimebundle_()) == {"text/plain", "application/vnd.jupyter.widget-view+json"}
 
 
-@pytest.mark.parametrize("name", ["GROUND", "CLEAN", "NOISY", "FRAMES", "BAR_DRAWS", "ZOOM"])
+@pytest.mark.parametrize(
+    "name", ["GROUND", "CLEAN", "NOISY", "TRUTH", "FRAMES", "BAR_DRAWS", "ZOOM", "DRAWS", "FIRST_DRAW"]
+)
 def test_a_still_has_the_colours_and_counts_of_the_page(name):
     assert re.search(rf'^(?:export )?const {name} = "?{getattr(stills, name)}"?;', FRONT_END, re.MULTILINE)
+
+
+def test_the_bars_of_a_still_have_the_colours_of_the_page():
+    style = (LIBRARY / "widgets" / "widgets.css").read_text()
+    for part, (colour, _) in stills.PARTS.items():
+        assert f".dvae-{part} {{\n  --dvae-colour: {colour};" in style
+    assert f"const COUNTS = {list(COUNTS)};" in FRONT_END
+    assert stills.COUNTS is COUNTS
 
 
 @each_explorer
@@ -269,7 +307,12 @@ def test_argument_control_and_page_have_the_same_bounds(explorer, trait, argumen
 
 @pytest.mark.parametrize(
     ("explorer", "trait", "argument", "choices"),
-    [(Denoise, "kind_of_noise", "noise", NOISES), (TrainingNoise, "index", "start", LEVELS)],
+    [
+        (Denoise, "kind_of_noise", "noise", NOISES),
+        (TrainingNoise, "index", "start", LEVELS),
+        (Bound, "index", "start", LEVELS),
+        (Bound, "count", "corruptions", COUNTS),
+    ],
 )
 def test_a_choice_is_one_of_those_offered(explorer, trait, argument, choices, networks):
     for place, choice in enumerate(choices):
@@ -278,6 +321,11 @@ def test_a_choice_is_one_of_those_offered(explorer, trait, argument, choices, ne
     for place in (-1, len(choices)):
         with pytest.raises(traitlets.TraitError, match=trait):
             setattr(built.view, trait, place)
+
+
+def of_size(image_size, latent_size, levels=LEVELS, **options):
+    sizes = {"image_shape": (1, image_size, image_size), "latent_size": latent_size, "hidden_size": 8, **options}
+    return Networks({p: mlp_vae(**sizes, noise=BernoulliNoise(p) if p else None) for p in levels})
 
 
 def spoilt(kind):
@@ -293,8 +341,13 @@ def spoilt(kind):
         (lambda _: Networks({}), ValueError, "at least one"),
         (lambda _: Networks({0.0: torch.nn.Linear(1, 1)}), TypeError, "VariationalAutoencoders, got Linear"),
         *[(lambda _, p=p: Networks({p: small_model(0)}), ValueError, rf"\[0, 1\], got {p}") for p in (-0.01, 1.01)],
-        (lambda _: Networks({0.0: mlp_vae(latent_size=3, hidden_size=8)}), ValueError, "latent_size = 2, got 3"),
-        (lambda _: Networks({0.0: mlp_vae((1, 28, 28), hidden_size=8)}), ValueError, "image_shape"),
+        *[(lambda _, kind=kind: kind(of_size(24, 3)), ValueError, "latent_size = 2, got 3") for kind in EXPLORERS],
+        *[
+            (lambda _, kind=kind: kind(of_size(28, 2)), ValueError, r"image_shape = \[1, 24, 24\]")
+            for kind in EXPLORERS
+        ],
+        (lambda _: Networks({0.0: mlp_vae((1, 24, 28), hidden_size=8)}), ValueError, "as high as wide"),
+        (lambda _: Networks({0.0: mlp_vae((3, 24, 24), hidden_size=8)}), ValueError, "one channel"),
         (lambda _: Networks({0.0: small_model(0), 0.1: small_model(0, 0.1, 9)}), ValueError, "same hidden_size"),
         (lambda _: spoilt("weight"), ValueError, r"finite weights, got one in encoder\.5\.mean"),
         (lambda _: spoilt("bias"), ValueError, r"finite weights, got one in encoder\.5\.mean"),
@@ -307,6 +360,8 @@ def spoilt(kind):
         (lambda some: Denoise(some, noise="hail"), ValueError, "flip, mask, salt and pepper, Gaussian, got"),
         (lambda some: TrainingNoise(some, start=0.15), ValueError, "got 0.15"),
         (lambda some: Interpolate(some, last=(1, 2, 3)), TypeError, "last must be"),
+        (lambda some: Bound(some, start=0.15), ValueError, "got 0.15"),
+        *[(lambda some, n=n: Bound(some, corruptions=n), ValueError, "1, 4, 16, 64, got") for n in (0, 2, 65, "4")],
         (lambda some: TrainAgain(some, steps=0), ValueError, "steps must"),
         *[(lambda _, kind=kind: kind({}), TypeError, "must be Networks, got dict") for kind in EXPLORERS],
         *[(lambda some, p=p: TrainAgain(some).start(p), ValueError, "p must be") for p in (0.009, 0.501)],

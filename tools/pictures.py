@@ -22,7 +22,7 @@ from PIL import Image
 
 LIMIT = 2.0  # as pytest-mpl's
 OWN_FREETYPE = ft2font.__freetype_build_type__ == "local"  # matplotlib's, and not one of the system's
-BLOCK, BLOCK_LIMIT = 32, 15.0  # pixels; between matplotlib 3.8.2 and 3.11.2 the blocks differ by 12 at most
+BLOCK, BLOCK_LIMIT = 32, 25.0  # pixels; between matplotlib 3.11.2 and 3.8.2 or 3.10.0 the blocks differ by 21 at most
 SLACK = 0.03  # by which another version may have cut the border otherwise, of the picture's height and width
 WHERE = Path("_build") / "pictures"  # what differs is written here, to be looked at
 

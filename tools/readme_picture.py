@@ -20,16 +20,21 @@ PICTURE = Path(__file__).resolve().parent.parent / "_static" / "four-rows.png"
 
 
 @torch.no_grad()
-def draw() -> Figure:
-    """Return the figure; the squares and the draws of the noise are those of the first page."""
+def rows() -> dict[str, torch.Tensor]:
+    """Return each row's twelve pictures; the squares and the draws of the noise are those of the first page."""
     clean = all_squares()[10::22]  # (12, 1, 24, 24)
     corrupted = BernoulliNoise(0.1, torch.Generator().manual_seed(0)).corrupt(clean)
-    rows = {"clean": clean, "corrupted": corrupted}
+    pictures = {"clean": clean, "corrupted": corrupted}
     for name in ("VAE", "DVAE"):
         model = shipped(f"article-{name.lower()}")
-        rows[name] = model.decode(model.encode(corrupted)[0]).sigmoid()
+        pictures[name] = model.decode(model.encode(corrupted)[0]).sigmoid()
+    return pictures
+
+
+def draw() -> Figure:
+    """Return the figure."""
     figure, axes = plt.subplots(4, 1, figsize=(7.5, 3.1))
-    for axis, (name, pictures) in zip(axes, rows.items(), strict=True):
+    for axis, (name, pictures) in zip(axes, rows().items(), strict=True):
         axis.imshow(image_grid(pictures, columns=len(pictures)).numpy(), vmin=0, vmax=1)
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.set(xticks=[], yticks=[], frame_on=False)

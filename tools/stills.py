@@ -2,7 +2,8 @@
 
 MyST-NB keeps one of an output's forms for a page, the live one, so that a page without scripts, or a printout, would
 show nothing. The picture goes before the widget, in a box of the class `dvae-still`, which `_static/book.css` hides on
-the screen once the widget is there.
+the screen once the widget is there. Under the picture stands a line on what is missing, which the style sheet hides
+until `_static/stills.js` sees that it is.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
+MISSING = "This picture is a still: the explorer needs scripts from cdn.jsdelivr.net, and they have not come."
 VIEW, PICTURE = "application/vnd.jupyter.widget-view+json", "image/png"
 
 
@@ -28,6 +30,7 @@ class KeepStills(SphinxPostTransform):
             if {VIEW, PICTURE} <= forms.keys():
                 still = nodes.container(classes=["dvae-still"])
                 still += [image.deepcopy() for image in forms[PICTURE].children]
+                still += nodes.paragraph(text=MISSING, classes=["dvae-when-missing"])
                 bundle.parent.insert(bundle.parent.index(bundle), still)
 
 

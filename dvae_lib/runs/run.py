@@ -46,8 +46,10 @@ class Run:
         schedule = [(config.learning_rate_at(step), config.kl_weight_at(step)) for step in range(config.steps)]
         self.schedule = torch.tensor(schedule, dtype=torch.float32, device=device)  # (steps, 2)
         self.samplers: list[Any] = [module for module in self.modules if hasattr(module, "temperature")]
-        first = self.samplers[0].temperature if self.samplers else 1.0
-        self.temperatures = torch.tensor([config.temperature_at(t, first) for t in range(config.steps)], device=device)
+        firsts, steps = [sampler.temperature for sampler in self.samplers], range(config.steps)
+        temperatures = [[config.temperature_at(step, first) for step in steps] for first in firsts]
+        self.temperatures = torch.tensor(temperatures, dtype=torch.float32, device=device)  # (samplers, steps)
+        # what has a temperature relaxes a code that is given by logits
         self.columns: Callable[..., Any] = BernoulliProtocol if self.samplers else Protocol
         self.rows = torch.zeros(config.steps, len(fields(Protocol)), device=device)  # (steps, 6)
         self.optimizer = torch.optim.AdamW(

@@ -7,19 +7,27 @@ Explained in the chapter "Play: noise and code". Nothing else in the library imp
 ipywidgets and anywidget.
 """
 
-from dvae_lib.widgets.explorers import Denoise, Interpolate, LatentMap, TrainingNoise
+from dvae_lib.widgets.digits import DigitDenoise, DigitInterpolate, DigitMap
+from dvae_lib.widgets.explorers import Bound, Denoise, Interpolate, LatentMap, TrainingNoise, TrainInPage
 from dvae_lib.widgets.networks import LEVELS, Networks
 from dvae_lib.widgets.train_again import TrainAgain
-from dvae_lib.widgets.views import LIMIT, NOISES
+from dvae_lib.widgets.views import COUNTS, LIMIT, NOISES, SPEEDS
 
 __all__ = [
+    "COUNTS",
     "LEVELS",
     "LIMIT",
     "NOISES",
+    "SPEEDS",
+    "Bound",
     "Denoise",
+    "DigitDenoise",
+    "DigitInterpolate",
+    "DigitMap",
     "Interpolate",
     "LatentMap",
     "Networks",
     "TrainAgain",
+    "TrainInPage",
     "TrainingNoise",
 ]

@@ -9,15 +9,20 @@ from typing import Any
 import ipywidgets
 import traitlets
 
-from dvae_lib._checks import check_integer, check_number
-from dvae_lib.widgets.networks import Networks, listed
+from dvae_lib._checks import check_choice, check_integer, check_number
+from dvae_lib.data import IMAGE_SIZE
+from dvae_lib.widgets.networks import Networks
 from dvae_lib.widgets.stills import still
 from dvae_lib.widgets.views import (
+    COUNTS,
     NOISES,
+    SPEEDS,
+    BoundView,
     DenoiseView,
     InterpolateView,
     LatentMapView,
     TrainingNoiseView,
+    TrainInPageView,
     View,
 )
 
@@ -26,7 +31,7 @@ class Explorer(ipywidgets.VBox):
     """Controls above a view, each joined to the trait of the view that it is named after."""
 
     def __init__(self, view: View, controls: Mapping[str, ipywidgets.Widget]) -> None:
-        self.view = view
+        self.view: Any = view  # with the traits of its own kind
         self.controls = dict(controls)
         self.links = []
         for name, control in controls.items():
@@ -49,8 +54,7 @@ class Explorer(ipywidgets.VBox):
         return bundle | ({"image/png": picture} if picture else {})
 
     def __repr__(self) -> str:
-        levels = [self.view.networks.levels[index] for index in self.view.compared]
-        return f"{type(self).__name__}(p = {listed(levels)})"
+        return f"{type(self).__name__}({self.view.subject()})"
 
 
 def close_widgets(*widgets: ipywidgets.Widget) -> None:
@@ -67,9 +71,15 @@ def close_widgets(*widgets: ipywidgets.Widget) -> None:
         closed.add(widget)
 
 
-def compared(networks: object, levels: Iterable[float]) -> dict[str, Any]:
-    """Return the traits of a view that compares the networks of these levels."""
+def compared(
+    networks: object, levels: Iterable[float], image_size: int = IMAGE_SIZE, latent_size: int = 2
+) -> dict[str, Any]:
+    """Return the traits of a view that compares the networks of these levels, for images and codes of these sizes."""
     networks = check_networks(networks)
+    wanted = {"image_shape": [1, image_size, image_size], "latent_size": latent_size}
+    for key, value in wanted.items():
+        if networks.configuration[key] != value:
+            raise ValueError(f"networks must have {key} = {value}, got {networks.configuration[key]}")
     return {"networks": networks, "compared": [networks.index(level) for level in levels]}
 
 
@@ -235,6 +245,59 @@ class TrainingNoise(Explorer):
         super().__init__(view, controls)
 
 
+class Bound(Explorer):
+    """See the log-likelihood of a picture and the bounds on it, in nats, and the posteriors that explain the gaps.
+
+    ln p(x) is a sum over a grid of codes; the bounds of corrupted inputs are those of 64 corruptions that are drawn
+    from the seed and stand for all, L_K the mean over mixtures of K of them. Defined in the chapters "The denoising
+    bound" and "What denoising costs".
+
+    Args:
+        networks: what to choose among.
+        square: row and column of the square's corner, each from 0 to 15.
+        level: the probability that a pixel of the input is flipped, in [0, 0.5].
+        seed: of the corruptions, from 0 to 9999.
+        start: the training noise of the network shown first.
+        corruptions: K, one of `COUNTS`.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type or out of range; no network of that level.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        square: Sequence[int] = (4, 10),
+        level: float = 0.1,
+        seed: int = 1,
+        start: float = 0.1,
+        corruptions: int = 16,
+    ) -> None:
+        traits = compared(networks, check_networks(networks).levels)
+        if corruptions not in COUNTS:
+            raise ValueError(f"corruptions must be one of {', '.join(map(str, COUNTS))}, got {corruptions!r}")
+        corner = _check_square(BoundView, "square", square)
+        view = BoundView(
+            kind="bound",
+            level=_check(BoundView, "level", level),
+            seed=_check(BoundView, "seed", seed),
+            index=networks.index(start),
+            count=COUNTS.index(corruptions),
+            **corner,
+            **traits,
+        )
+        levels = [(f"{p:g}", p) for p in networks.levels]
+        counts = [(str(K), K) for K in COUNTS]
+        controls = {
+            "index": ipywidgets.SelectionSlider(options=levels, value=start, description="training p"),
+            "level": _slider(view, "level", "input noise"),
+            **_sliders(view, corner),
+            "count": ipywidgets.SelectionSlider(options=counts, value=corruptions, description="corruptions"),
+            "seed": _seed_box(view),
+        }
+        super().__init__(view, controls)
+
+
 class Interpolate(Explorer):
     """Go from one square to another, on the straight line between their codes and between their pixels.
 
@@ -263,3 +326,38 @@ class Interpolate(Explorer):
         position = _check(InterpolateView, "position", position)
         view = InterpolateView(kind="interpolate", position=position, **corners, **traits)
         super().__init__(view, {**_sliders(view, corners), "position": _slider(view, "position", "per cent")})
+
+
+class TrainInPage(Explorer):
+    """Train a small network from scratch, in the page and without a kernel, at a noise of the reader's choice.
+
+    A DVAE with hidden layers of 64 units learns from batches of 32 squares, in a worker of the browser. Buttons start
+    it, stop it, make one step, and go back to the beginning. A new `p` holds from the next batch on, and a new `seed`
+    begins a new run.
+
+    Args:
+        p: the probability that a pixel of the encoder's input is flipped in training, in [0, 0.5].
+        square: row and column of the corner of the square whose reconstruction is shown, each from 0 to 15.
+        seed: of the first weights and of all that is drawn, from 0 to 9999.
+        speed: "slow", four steps a second; "steady", at most forty; or "fast", as many as the machine makes.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type or out of range.
+    """
+
+    def __init__(self, p: float = 0.1, square: Sequence[int] = (4, 10), seed: int = 1, speed: str = "fast") -> None:
+        corner = _check_square(TrainInPageView, "square", square)
+        view = TrainInPageView(
+            kind="train_in_page",
+            p=_check(TrainInPageView, "p", p),
+            seed=_check(TrainInPageView, "seed", seed),
+            speed=SPEEDS.index(check_choice("speed", speed, SPEEDS)),
+            **corner,
+        )
+        controls = {
+            "p": _slider(view, "p", "noise p"),
+            "speed": ipywidgets.Dropdown(options=SPEEDS, value=speed, description="speed"),
+            **_sliders(view, corner),
+            "seed": _seed_box(view),
+        }
+        super().__init__(view, controls)

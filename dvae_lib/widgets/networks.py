@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from dvae_lib._checks import check_number
 from dvae_lib.checkpoints import load_checkpoint
-from dvae_lib.data import IMAGE_SIZE
 from dvae_lib.models import VariationalAutoencoder, mlp_vae
 from dvae_lib.noise import BernoulliNoise
 
@@ -30,8 +30,8 @@ class Networks(ipywidgets.Widget):
     floats. Page and `model` compute with the same numbers.
 
     Args:
-        models: for each level of training noise p, in [0, 1], a model of `mlp_vae` for squares, with a code of two
-            entries; all of the same hidden size.
+        models: for each level of training noise p, in [0, 1], a model of `mlp_vae` for square images of one channel;
+            all of the same sizes and activation.
 
     Raises:
         TypeError, ValueError: no models, a level outside [0, 1], or a model of another kind.
@@ -39,6 +39,7 @@ class Networks(ipywidgets.Widget):
 
     levels = traitlets.List(traitlets.Float()).tag(sync=True)
     shapes = traitlets.List(traitlets.List(traitlets.Int())).tag(sync=True)  # (rows, columns) of the layers of _LINEAR
+    activation = traitlets.Unicode("relu").tag(sync=True)
     weights = traitlets.Bytes().tag(sync=True)
 
     def __init__(self, models: Mapping[float, VariationalAutoencoder]) -> None:
@@ -49,13 +50,16 @@ class Networks(ipywidgets.Widget):
         levels = sorted(check_number("models", level, 0, 1) for level in models)
         for model in models.values():
             _check_model(model)
-        self.hidden_size: int = models[levels[0]].configuration["hidden_size"]
-        if any(model.configuration["hidden_size"] != self.hidden_size for model in models.values()):
-            raise ValueError("models must all have the same hidden_size")
+        self.configuration = {"activation": "relu"} | models[levels[0]].configuration
+        self.hidden_size: int = self.configuration["hidden_size"]
+        for key, value in self.configuration.items():
+            if any(({"activation": "relu"} | model.configuration)[key] != value for model in models.values()):
+                raise ValueError(f"models must all have the same {key}")
         state = models[levels[0]].state_dict()
         super().__init__(
             levels=levels,
             shapes=[list(state[f"{name}.weight"].shape) for name in _LINEAR],
+            activation=self.configuration["activation"],
             weights=b"".join(_pack(models[level]) for level in levels),
         )
 
@@ -89,7 +93,7 @@ class Networks(ipywidgets.Widget):
         """
         size = len(self.weights) // len(self.levels)
         first = size * self.index(level)
-        model = empty_model(self.hidden_size, level)
+        model = empty_model(p=level, **{key: value for key, value in self.configuration.items() if key != "builder"})
         model.load_state_dict(_unpack(self.weights[first : first + size], self.shapes))
         return model.eval()
 
@@ -103,10 +107,10 @@ class Networks(ipywidgets.Widget):
         return f"Networks(p = {listed(self.levels)})"
 
 
-def empty_model(hidden_size: int, p: float) -> VariationalAutoencoder:
+def empty_model(hidden_size: int, p: float, **sizes: Any) -> VariationalAutoencoder:
     """Build a VAE, or a DVAE for p > 0, whose weights are still to be written: no random number is drawn."""
     with torch.device("meta"):
-        model = mlp_vae(hidden_size=hidden_size, noise=BernoulliNoise(p) if p else None)
+        model = mlp_vae(hidden_size=hidden_size, noise=BernoulliNoise(p) if p else None, **sizes)
     return model.to_empty(device="cpu")
 
 
@@ -117,10 +121,11 @@ def listed(levels: Iterable[float]) -> str:
 def _check_model(model: object) -> None:
     if not isinstance(model, VariationalAutoencoder):
         raise TypeError(f"models must hold VariationalAutoencoders, got {type(model).__name__}")
-    wanted = {"builder": "mlp_vae", "image_shape": [1, IMAGE_SIZE, IMAGE_SIZE], "latent_size": 2}
-    for key, value in wanted.items():
-        if model.configuration.get(key) != value:
-            raise ValueError(f"models must have {key} = {value}, got {model.configuration.get(key)}")
+    if model.configuration.get("builder") != "mlp_vae":
+        raise ValueError(f"models must have builder = mlp_vae, got {model.configuration.get('builder')}")
+    channels, height, width = model.configuration["image_shape"]
+    if channels != 1 or height != width:
+        raise ValueError(f"models must have images of one channel, as high as wide, got {(channels, height, width)}")
 
 
 def _pack(model: VariationalAutoencoder) -> bytes:

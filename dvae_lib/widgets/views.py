@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,24 @@ import traitlets
 from anywidget import AnyWidget
 
 from dvae_lib.data import POSITIONS
-from dvae_lib.widgets.networks import Networks
+from dvae_lib.widgets.networks import Networks, listed
 
 NOISES = ("flip", "mask", "salt and pepper", "Gaussian")  # of the encoder's input, in the front end's order
+SPEEDS = ("slow", "steady", "fast")  # of a run in the page, in the front end's order
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
+COUNTS = (1, 4, 16, 64)  # corruptions K behind a rung of the bounds, in the front end's order
+DRAWS = 64  # corruptions of a picture behind the bounds
+FIRST_DRAW = 30000  # of their seeds, which are none of the other explorers'
 _FOLDER = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./widgets\.mjs";\n', re.MULTILINE)
 
 
 def front_end(*parts: str) -> str:
-    """Return widgets.mjs with these files behind it, as the one module that a page loads.
+    """Return widgets.mjs, these files and shell.mjs, one behind the other, as the one module that a page loads.
 
     A part adds its explorer to EXPLORERS. Its import from widgets.mjs, which node needs, is left out.
     """
-    files = ("widgets.mjs", *parts)
+    files = ("widgets.mjs", *parts, "shell.mjs")
     return _IMPORT.sub("", "\n".join((_FOLDER / file).read_text(encoding="utf-8") for file in files))
 
 
@@ -34,35 +39,64 @@ class View(AnyWidget):
     _esm = front_end()
     _css = _FOLDER / "widgets.css"
     kind = traitlets.Unicode().tag(sync=True)  # the front end's name for the explorer
-    networks = traitlets.Instance(Networks, allow_none=True).tag(sync=True, **ipywidgets.widget_serialization)
-    compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
     limit = traitlets.Float(LIMIT).tag(sync=True)
+    schema = traitlets.Dict().tag(sync=True)  # what each trait may be that the page's address sets, as JSON Schema
+
+    @traitlets.default("schema")
+    def _schema(self) -> dict[str, dict[str, Any]]:
+        own = self.traits(sync=True).keys() - View.class_traits().keys()
+        return {name: found for name in sorted(own) if (found := _schema_of(self.traits()[name]))}
+
+    def subject(self) -> str:
+        """What is explored, in few words, for the explorer's name in Python."""
+        return ""
 
     def __repr__(self) -> str:
         return f"view of {self.kind.replace('_', ' ')}"
+
+
+class NetworksView(View):
+    """What an explorer of trained networks draws."""
+
+    networks = traitlets.Instance(Networks).tag(sync=True, **ipywidgets.widget_serialization)
+    compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
+
+    def subject(self) -> str:
+        return f"p = {listed(self.networks.levels[index] for index in self.compared)}"
+
+
+def _schema_of(trait: Any) -> dict[str, Any]:
+    """Return what a trait takes: a truth value, a number within bounds, or a string of a pattern."""
+    if isinstance(trait, traitlets.Bool):
+        return {"type": "boolean"}
+    if isinstance(trait, traitlets.Int | traitlets.Float):
+        bounds = [math.inf if bound is None else bound for bound in (trait.min, trait.max)]
+        kind = "integer" if isinstance(trait, traitlets.Int) else "number"
+        return {"type": kind, "minimum": bounds[0], "maximum": bounds[1]} if all(map(math.isfinite, bounds)) else {}
+    return {"type": "string", "pattern": trait.metadata["pattern"]} if "pattern" in trait.metadata else {}
 
 
 def _corner() -> traitlets.Int:
     return traitlets.Int(min=0, max=POSITIONS - 1).tag(sync=True)
 
 
-class LatentMapView(View):
+class LatentMapView(NetworksView):
     z1 = traitlets.Float(min=-LIMIT, max=LIMIT).tag(sync=True)
     z2 = traitlets.Float(min=-LIMIT, max=LIMIT).tag(sync=True)
     manifold = traitlets.Bool().tag(sync=True)
     dots = traitlets.Bool().tag(sync=True)
 
 
-class PictureView(View):
+class PictureView(NetworksView):
     row = _corner()
     column = _corner()
-    drawing = traitlets.Unicode("").tag(sync=True)  # 144 hexadecimal digits, or empty for the square
+    drawing = traitlets.Unicode("").tag(sync=True, pattern="([0-9a-f]{144})?")  # hexadecimal; empty for the square
     level = traitlets.Float(min=0, max=0.5).tag(sync=True)
     seed = traitlets.Int(min=0, max=9999).tag(sync=True)
 
     @traitlets.validate("drawing")
     def _check_drawing(self, proposal: dict[str, Any]) -> str:
-        if not re.fullmatch("([0-9a-f]{144})?", proposal["value"]):
+        if not re.fullmatch(self.traits()["drawing"].metadata["pattern"], proposal["value"]):
             raise traitlets.TraitError(f"drawing must be 144 hexadecimal digits or empty, got {proposal['value']!r}")
         return proposal["value"]
 
@@ -72,8 +106,13 @@ class DenoiseView(PictureView):
     draw_code = traitlets.Bool().tag(sync=True)
 
 
-class TrainingNoiseView(PictureView):
+class OneNetworkView(PictureView):
     index = traitlets.Int(min=0).tag(sync=True)  # of the network shown
+
+    @traitlets.default("schema")
+    def _schema(self) -> dict[str, dict[str, Any]]:
+        last = len(self.networks.levels) - 1
+        return super()._schema() | {"index": {"type": "integer", "minimum": 0, "maximum": last}}
 
     @traitlets.validate("index")
     def _check_index(self, proposal: dict[str, Any]) -> int:
@@ -82,7 +121,16 @@ class TrainingNoiseView(PictureView):
         return proposal["value"]
 
 
-class InterpolateView(View):
+class TrainingNoiseView(OneNetworkView):
+    pass
+
+
+class BoundView(OneNetworkView):
+    _esm = front_end("bound.mjs")
+    count = traitlets.Int(min=0, max=len(COUNTS) - 1).tag(sync=True)  # place of K in COUNTS
+
+
+class InterpolateView(NetworksView):
     first_row = _corner()
     first_column = _corner()
     last_row = _corner()
@@ -90,5 +138,17 @@ class InterpolateView(View):
     position = traitlets.Int(min=0, max=100).tag(sync=True)  # per cent of the way
 
 
-class TrainAgainView(View):
+class TrainInPageView(View):
+    _esm = front_end("learner.mjs")
+    p = traitlets.Float(min=0, max=0.5).tag(sync=True)  # training noise
+    row = _corner()
+    column = _corner()
+    speed = traitlets.Int(min=0, max=len(SPEEDS) - 1).tag(sync=True)
+    seed = traitlets.Int(min=0, max=9999).tag(sync=True)
+
+    def subject(self) -> str:
+        return f"p = {self.p:g}"
+
+
+class TrainAgainView(NetworksView):
     steps = traitlets.Int().tag(sync=True)

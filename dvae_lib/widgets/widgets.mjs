@@ -1,8 +1,8 @@
 // The explorers' front end: encoder, sampler and decoder in plain JavaScript, drawn on canvas. Nothing is fetched.
 //
-// The exported functions compute and touch no page, so that they run under node; `render` below them draws one of the
-// explorers. Python's side, beside this file, sends the weights and the controls. Explained in the chapter "Play: noise
-// and code".
+// The exported functions compute and touch no page, so that they run under node; the explorers below them draw. What
+// every explorer has around it, and `render`, are in shell.mjs. Python's side, beside this file, sends the weights and
+// the controls. Explained in the chapter "Play: noise and code".
 
 export const SIZE = 24; // pixels, height and width of a picture
 export const PIXELS = SIZE * SIZE;
@@ -14,7 +14,7 @@ export const NOISES = ["flip", "mask", "salt and pepper", "Gaussian"];
 
 /** Read `count` networks from the bytes that Python packed: for each layer the rows' scales and biases, 32-bit floats,
  * then its weights, 8-bit integers, column by column. `shapes` gives each layer's [rows, columns]. */
-export function readNetworks(bytes, shapes, count) {
+export function readNetworks(bytes, shapes, count, activation = "relu") {
   let offset = 0;
   const take = (length) => {
     if (offset + length > bytes.byteLength) throw new RangeError("the weights end too early");
@@ -30,7 +30,7 @@ export function readNetworks(bytes, shapes, count) {
     for (let i = 0; i < weights.length; i++) weights[i] = scales[i % rows] * integers[i];
     return { rows, columns, weights, biases };
   };
-  const networks = Array.from({ length: count }, () => new Network(shapes.map(layer)));
+  const networks = Array.from({ length: count }, () => new Network(shapes.map(layer), activation));
   if (offset !== bytes.byteLength) throw new RangeError("the weights do not end where they should");
   return networks;
 }
@@ -49,17 +49,25 @@ export function linear({ rows, columns, weights, biases }, input, output, relu) 
 
 /** An auto-encoder of `mlp_vae`. It computes into arrays of its own, so that a pass allocates nothing. */
 export class Network {
-  constructor(layers) {
-    this.layers = layers;
+  constructor(layers, activation = "relu") {
+    Object.assign(this, { layers, activation });
     this.hidden = [0, 1].map(() => new Float32Array(layers[0].rows));
-    this.logits = new Float32Array(PIXELS);
+    this.logits = new Float32Array(layers[6].rows);
+    this.size = Math.sqrt(layers[6].rows); // pixels, height and width of a picture
+    this.codes = layers[2].rows; // entries of a code
+  }
+
+  /** Write a hidden layer's answer to `input` into `output`. */
+  hiddenLayer(layer, input, output) {
+    linear(layer, input, output, this.activation === "relu");
+    if (this.activation === "tanh") for (let i = 0; i < output.length; i++) output[i] = Math.tanh(output[i]);
   }
 
   /** Write mean and log-variance of q(z|image) into `posterior`. */
   encode(image, posterior) {
     const [first, second] = this.hidden;
-    linear(this.layers[0], image, first, true);
-    linear(this.layers[1], first, second, true);
+    this.hiddenLayer(this.layers[0], image, first);
+    this.hiddenLayer(this.layers[1], first, second);
     linear(this.layers[2], second, posterior.mean, false);
     linear(this.layers[3], second, posterior.logVariance, false);
   }
@@ -67,24 +75,24 @@ export class Network {
   /** Write the pixels' probabilities given `code` into `probabilities`, and their logits into `logits` if wanted. */
   decode(code, probabilities, logits = this.logits) {
     const [first, second] = this.hidden;
-    linear(this.layers[4], code, first, true);
-    linear(this.layers[5], first, second, true);
+    this.hiddenLayer(this.layers[4], code, first);
+    this.hiddenLayer(this.layers[5], first, second);
     linear(this.layers[6], second, logits, false);
-    for (let i = 0; i < PIXELS; i++) probabilities[i] = 1 / (1 + Math.exp(-logits[i]));
+    for (let i = 0; i < logits.length; i++) probabilities[i] = 1 / (1 + Math.exp(-logits[i]));
   }
 }
 
 /** Cross-entropy of `image` and a decoded picture, -ln p(image|code), in nats. */
 export function crossEntropy(logits, image) {
   let sum = 0;
-  for (let i = 0; i < PIXELS; i++) {
+  for (let i = 0; i < image.length; i++) {
     const logit = logits[i];
     sum += Math.max(logit, 0) - logit * image[i] + Math.log1p(Math.exp(-Math.abs(logit)));
   }
   return sum;
 }
 
-export const newPosterior = () => ({ mean: new Float32Array(2), logVariance: new Float32Array(2) });
+export const newPosterior = (codes = 2) => ({ mean: new Float32Array(codes), logVariance: new Float32Array(codes) });
 
 // ---------------------------------------------------------------------------------------- random numbers and pictures
 
@@ -106,7 +114,7 @@ export const normal = (u, v) => Math.sqrt(-2 * Math.log(1 - u)) * Math.cos(2 * M
  * the kind and the level, so that at one seed a higher level strikes the same pixels and more. */
 export function corrupt(kind, level, image, seed, out) {
   const uniform = uniforms(seed);
-  for (let i = 0; i < PIXELS; i++) {
+  for (let i = 0; i < image.length; i++) {
     const u = uniform();
     const v = uniform();
     if (kind === 3) out[i] = image[i] + level * normal(u, v);
@@ -120,7 +128,7 @@ export function corrupt(kind, level, image, seed, out) {
 /** Write a draw from the posterior, mean + exp(logVariance / 2) * eps, into `code`. */
 export function sample({ mean, logVariance }, seed, code) {
   const uniform = uniforms(seed + 0x10000);
-  for (let j = 0; j < 2; j++) code[j] = mean[j] + Math.exp(logVariance[j] / 2) * normal(uniform(), uniform());
+  for (let j = 0; j < code.length; j++) code[j] = mean[j] + Math.exp(logVariance[j] / 2) * normal(uniform(), uniform());
 }
 
 /** Write the square whose corner is at (`row`, `column`) into `out`. */
@@ -138,17 +146,17 @@ export function allSquares() {
   });
 }
 
-/** A binary picture as 144 hexadecimal digits, four pixels a digit, and back. */
+/** A binary picture as hexadecimal digits, four pixels a digit, and back. */
 export function toHex(image) {
   let text = "";
-  for (let i = 0; i < PIXELS; i += 4) {
+  for (let i = 0; i < image.length; i += 4) {
     text += (8 * image[i] + 4 * image[i + 1] + 2 * image[i + 2] + image[i + 3]).toString(16);
   }
   return text;
 }
 
 export function fromHex(text, out) {
-  for (let i = 0; i < PIXELS; i++) out[i] = (parseInt(text[i >> 2], 16) >> (3 - (i & 3))) & 1;
+  for (let i = 0; i < out.length; i++) out[i] = (parseInt(text[i >> 2], 16) >> (3 - (i & 3))) & 1;
 }
 
 const sums = new Int16Array((SIZE + 1) * (SIZE + 1)); // set pixels above and left of each corner
@@ -188,7 +196,7 @@ export function inWords(picture) {
 /** How many pixels of at least 1/2 in one picture are below it in the other. */
 export function wrongPixels(picture, truth) {
   let count = 0;
-  for (let i = 0; i < PIXELS; i++) count += picture[i] >= 0.5 !== truth[i] >= 0.5 ? 1 : 0;
+  for (let i = 0; i < truth.length; i++) count += picture[i] >= 0.5 !== truth[i] >= 0.5 ? 1 : 0;
   return count;
 }
 
@@ -209,7 +217,6 @@ export const GREY = Uint32Array.from({ length: 256 }, (_, i) => rgba(i, i, i));
 export const DIM = Uint32Array.from({ length: 256 }, (_, i) => rgba(16 + 0.42 * i, 20 + 0.42 * i, 24 + 0.42 * i));
 export const PLANE = 480; // pixels of the code plane's canvas
 const ZOOM = 8; // of the inset of a code plane
-export const TILES = 20; // pictures along each axis of the manifold
 
 /** Make an element: `make("p", {class: "note"}, child, "text")`; what is a function listens. */
 export function make(tag, attributes = {}, ...children) {
@@ -222,20 +229,24 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A canvas of 24 x 24 pixels under a title, enlarged by the page's style. `columns` is how many pictures it holds. */
-export function makePicture(title, columns = 1) {
-  const width = columns * SIZE + columns - 1;
-  const canvas = make("canvas", { width, height: SIZE, class: "dvae-picture", role: "img", "aria-label": title });
+/** The title of a part of an explorer: no heading, since the page's headings are its text's. */
+export const makeTitle = (text) => make("p", { class: "dvae-title" }, text);
+
+/** A canvas of 24 x 24 pixels under a title, enlarged by the page's style. `columns` is how many pictures it holds,
+ * `size` how many pixels each is high and wide. */
+export function makePicture(title, columns = 1, size = SIZE) {
+  const width = columns * size + columns - 1;
+  const canvas = make("canvas", { width, height: size, class: "dvae-picture", role: "img", "aria-label": title });
   const context = canvas.getContext("2d");
-  const data = context.createImageData(width, SIZE);
+  const data = context.createImageData(width, size);
   const memory = new Uint32Array(data.data.buffer); // transparent between the pictures
   return {
     canvas,
     element: make("figure", { class: "dvae-figure" }, canvas, make("figcaption", {}, title)),
     /** Draw grey values, those below 0 black and those above 1 white. */
     draw(values, column = 0) {
-      for (let y = 0, i = 0; y < SIZE; y++) {
-        for (let x = 0, o = y * width + column * (SIZE + 1); x < SIZE; x++, i++, o++) {
+      for (let y = 0, i = 0; y < size; y++) {
+        for (let x = 0, o = y * width + column * (size + 1); x < size; x++, i++, o++) {
           memory[o] = GREY[Math.max(0, Math.min(255, Math.round(255 * values[i])))];
         }
       }
@@ -248,13 +259,34 @@ export function makePicture(title, columns = 1) {
     },
     /** Draw black and white at 1/2, in colour where that is not `truth`. */
     drawBinary(values, truth) {
-      for (let i = 0; i < PIXELS; i++) {
+      for (let i = 0; i < truth.length; i++) {
         const [set, wanted] = [values[i] >= 0.5, truth[i] >= 0.5];
         memory[i] = set === wanted ? GREY[set ? 255 : 0] : rgba(...(set ? EXTRA : MISSING));
       }
       context.putImageData(data, 0, 0);
     },
   };
+}
+
+/** How many pictures of this size the manifold holds along each axis. */
+const tilesOf = (size) => Math.floor(PLANE / size);
+
+/** Write the manifold, dimmed pictures side by side, into the memory of a square canvas that just holds them. */
+export function paintManifold(network, limit, memory) {
+  const { size } = network;
+  const tiles = tilesOf(size);
+  const [code, picture] = [new Float32Array(2), new Float32Array(size * size)];
+  for (let row = 0; row < tiles; row++) {
+    for (let column = 0; column < tiles; column++) {
+      code[0] = limit * ((2 * column + 1) / tiles - 1);
+      code[1] = limit * (1 - (2 * row + 1) / tiles);
+      network.decode(code, picture);
+      for (let i = 0; i < picture.length; i++) {
+        const y = row * size + Math.floor(i / size);
+        memory[y * tiles * size + column * size + (i % size)] = DIM[Math.round(255 * picture[i])];
+      }
+    }
+  }
 }
 
 /** What all explorers of a page share of a network: the codes of the 256 squares, the manifold, the dots. */
@@ -283,21 +315,12 @@ export class Sheet {
   }
 
   manifold(context, limit) {
-    const data = context.createImageData(PLANE, PLANE);
-    const memory = new Uint32Array(data.data.buffer);
-    const [code, picture] = [new Float32Array(2), new Float32Array(PIXELS)];
-    for (let row = 0; row < TILES; row++) {
-      for (let column = 0; column < TILES; column++) {
-        code[0] = limit * ((2 * column + 1) / TILES - 1);
-        code[1] = limit * (1 - (2 * row + 1) / TILES);
-        this.network.decode(code, picture);
-        for (let i = 0; i < PIXELS; i++) {
-          const y = row * SIZE + Math.floor(i / SIZE);
-          memory[y * PLANE + column * SIZE + (i % SIZE)] = DIM[Math.round(255 * picture[i])];
-        }
-      }
-    }
+    const { size } = this.network;
+    const width = size * tilesOf(size);
+    const data = context.createImageData(width, width);
+    paintManifold(this.network, limit, new Uint32Array(data.data.buffer));
     context.putImageData(data, 0, 0);
+    if (width < PLANE) context.drawImage(context.canvas, 0, 0, width, width, 0, 0, PLANE, PLANE);
   }
 
   dots(context, limit, unit) {
@@ -456,14 +479,16 @@ export const EXPLORERS = {
   train_again: trainAgain,
 };
 
-function latentMap({ get, set, root, compared, say, view }) {
+/** `words` says what a picture shows; `dots` whether the planes hold the codes of the squares. */
+export function latentMap({ get, set, root, compared, say, view }, { words = inWords, dots = true } = {}) {
   const limit = get("limit");
   const code = new Float32Array(2);
   const moveTo = (first, second) => set({ z1: round(clamp(first, limit)), z2: round(clamp(second, limit)) });
   const round = (value) => Math.round(100 * value) / 100;
   const panels = compared().map((sheet) => {
     const plane = makePlane(`Code plane of the ${sheet.name}`, limit, view);
-    const picture = makePicture("decoded picture");
+    const { size } = sheet.network;
+    const picture = makePicture("decoded picture", 1, size);
     const note = make("p", { class: "dvae-note" });
     Object.entries({
       role: "slider",
@@ -479,10 +504,11 @@ function latentMap({ get, set, root, compared, say, view }) {
       moveTo(get("z1") + step * right, get("z2") + step * up);
     });
     const result = make("div", { class: "dvae-result" }, picture.element, note);
-    root.append(make("section", { class: "dvae-panel" }, make("h4", {}, sheet.name), plane.element, result));
-    return { sheet, plane, picture, note, probabilities: new Float32Array(PIXELS) };
+    root.append(make("section", { class: "dvae-panel" }, makeTitle(sheet.name), plane.element, result));
+    return { sheet, plane, picture, note, probabilities: new Float32Array(size * size) };
   });
-  root.append(makeKey("Drag on a plane, or use the sliders. "));
+  const help = "Drag on a plane, or use the sliders. ";
+  root.append(dots ? makeKey(help) : make("p", { class: "dvae-key" }, help));
   root.classList.add("dvae-pair");
   return {
     traits: ["z1", "z2", "manifold", "dots"],
@@ -491,12 +517,12 @@ function latentMap({ get, set, root, compared, say, view }) {
       code[1] = get("z2");
       for (const { sheet, plane, picture, note, probabilities } of panels) {
         sheet.network.decode(code, probabilities);
-        plane.clear(sheet, { manifold: get("manifold"), dots: get("dots") });
+        plane.clear(sheet, { manifold: get("manifold"), dots: dots && get("dots") });
         plane.point(code, WHITE);
         plane.canvas.setAttribute("aria-valuenow", code[0]);
         plane.canvas.setAttribute("aria-valuetext", pair(code));
         picture.draw(probabilities);
-        note.textContent = inWords(probabilities);
+        note.textContent = words(probabilities);
       }
       const seen = panels.map(({ sheet, note }) => `${sheet.name}: ${note.textContent}`);
       say(`Code ${pair(code)}. ${seen.join(". ")}.`);
@@ -582,7 +608,7 @@ export function makeReconstruction(sheet, limit, view) {
     element: make(
       "section",
       { class: "dvae-panel" },
-      make("h4", {}, sheet.name),
+      makeTitle(sheet.name),
       make("div", { class: "dvae-beside" }, plane.element, pictures),
       note,
     ),
@@ -613,18 +639,26 @@ export function makeReconstruction(sheet, limit, view) {
 }
 
 /** Let the reader paint on a picture, with a pointer or with arrow keys and space. Returns a function that marks the
- * keyboard's pixel, for as long as the keyboard is in use here. */
-export function makeEditable(picture, clean, redraw) {
+ * keyboard's pixel, for as long as the keyboard is in use here. The brush paints the pixel that it is on, and those
+ * whose middles are within its radius. */
+export function makeEditable(picture, clean, redraw, brush = 0) {
   const { canvas } = picture;
-  const cursor = { x: 12, y: 12 };
+  const size = canvas.height;
+  const cursor = { x: size >> 1, y: size >> 1 };
   let paint = 1;
+  let last = [0, 0];
   const label = (text) => canvas.setAttribute("aria-label", `Picture to draw on. ${text}`);
-  const set = (x, y, value) => {
-    clean.image[y * SIZE + x] = value;
-    clean.write();
+  const dab = (x, y) => {
+    for (let row = 0; row < size; row++) {
+      for (let column = 0; column < size; column++) {
+        const under = column === Math.floor(x) && row === Math.floor(y);
+        const near = Math.hypot(column + 0.5 - x, row + 0.5 - y) <= brush;
+        if (under || near) clean.image[row * size + column] = paint;
+      }
+    }
   };
   const describe = () => {
-    const state = clean.image[cursor.y * SIZE + cursor.x] ? "set" : "not set";
+    const state = clean.image[cursor.y * size + cursor.x] ? "set" : "not set";
     label(`Row ${cursor.y}, column ${cursor.x}, ${state}`);
     redraw();
   };
@@ -632,21 +666,32 @@ export function makeEditable(picture, clean, redraw) {
   label("Arrow keys move the cursor, space changes the pixel");
   canvas.classList.add("dvae-drag");
   followPointer(canvas, (x, y, first) => {
-    const [column, row] = [x, y].map((value) => Math.floor(value * SIZE));
-    if (Math.min(column, row) < 0 || Math.max(column, row) >= SIZE) return;
-    if (first) paint = 1 - clean.image[row * SIZE + column];
+    const point = [x * size, y * size];
+    const [column, row] = point.map(Math.floor);
+    if (Math.min(column, row) < 0 || Math.max(column, row) >= size) return;
+    if (first) {
+      paint = 1 - clean.image[row * size + column];
+      last = point;
+    }
+    const steps = Math.max(1, Math.ceil(2 * Math.hypot(point[0] - last[0], point[1] - last[1])));
+    for (let step = 1; step <= steps; step++) {
+      dab(...[0, 1].map((axis) => last[axis] + (step / steps) * (point[axis] - last[axis])));
+    }
+    last = point;
     Object.assign(cursor, { x: column, y: row });
-    set(column, row, paint);
+    clean.write();
   });
   followArrows(canvas, (right, up) => {
-    cursor.x = (cursor.x + right + SIZE) % SIZE;
-    cursor.y = (cursor.y - up + SIZE) % SIZE;
+    cursor.x = (cursor.x + right + size) % size;
+    cursor.y = (cursor.y - up + size) % size;
     describe();
   });
   canvas.addEventListener("keydown", (event) => {
     if (event.key !== " ") return;
     event.preventDefault();
-    set(cursor.x, cursor.y, 1 - clean.image[cursor.y * SIZE + cursor.x]);
+    paint = 1 - clean.image[cursor.y * size + cursor.x];
+    dab(cursor.x + 0.5, cursor.y + 0.5);
+    clean.write();
     describe();
   });
   for (const name of ["focus", "blur"]) canvas.addEventListener(name, redraw);
@@ -661,7 +706,7 @@ function trainingNoise({ get, set, root, sheets, say, later, view }) {
   const noisy = new Float32Array(PIXELS);
   const [before, after] = [makePicture("clean picture"), makePicture("input of the encoder")];
   const plane = makePlane("Code plane", limit, view);
-  const title = make("h4");
+  const title = makeTitle("");
   const [map, binary] = [makePicture("probabilities"), makePicture("at 1/2")];
   const note = make("p", { class: "dvae-note" });
   const bars = sheets.map(({ level }, index) => {
@@ -732,12 +777,25 @@ function trainingNoise({ get, set, root, sheets, say, later, view }) {
 
 const FRAMES = 9; // pictures of a film strip
 
-function interpolate({ get, set, root, compared, say, view }) {
+/** The traits that choose the first and the last square, and what paints both. */
+const SQUARE_ENDS = {
+  words: inWords,
+  traits: ["first_row", "first_column", "last_row", "last_column"],
+  paint(get, first, last) {
+    paintSquare(get("first_row"), get("first_column"), first);
+    paintSquare(get("last_row"), get("last_column"), last);
+  },
+};
+
+/** `words` says what a picture shows; `paint(get, first, last)` makes the pictures at both ends, by `traits`; `dots`
+ * tells whether the planes hold the codes of the squares. */
+export function interpolate({ get, set, root, compared, say, view }, { words, traits, paint, dots } = SQUARE_ENDS) {
   const limit = get("limit");
-  const [first, last, blend] = [0, 1, 2].map(() => new Float32Array(PIXELS));
+  const [{ network: { size } }] = compared();
+  const [first, last, blend] = [0, 1, 2].map(() => new Float32Array(size * size));
   const strip = (title) => {
-    const picture = makePicture(title, FRAMES);
-    const now = makePicture("");
+    const picture = makePicture(title, FRAMES, size);
+    const now = makePicture("", 1, size);
     followPointer(picture.canvas, (x) => set({ position: Math.round(100 * Math.min(Math.max(x, 0), 1)) }));
     picture.canvas.classList.add("dvae-strip");
     return { picture, now };
@@ -745,7 +803,7 @@ function interpolate({ get, set, root, compared, say, view }) {
   const row = (title, { picture, now }) => {
     picture.canvas.setAttribute("aria-label", `From the first picture to the second, ${title}`);
     now.canvas.setAttribute("aria-label", `Picture on the way, ${title}`);
-    return [make("h4", {}, title), now.canvas, make("div", { class: "dvae-film" }, picture.canvas, make("i"))];
+    return [makeTitle(title), now.canvas, make("div", { class: "dvae-film" }, picture.canvas, make("i"))];
   };
   const between = (from, to, share, out) => {
     for (let i = 0; i < out.length; i++) out[i] = (1 - share) * from[i] + share * to[i];
@@ -755,14 +813,14 @@ function interpolate({ get, set, root, compared, say, view }) {
     plane: makePlane(`Way between the two codes of the ${sheet.name}`, limit, view),
     ends: [newPosterior(), newPosterior()],
     code: new Float32Array(2),
-    probabilities: new Float32Array(PIXELS),
+    probabilities: new Float32Array(size * size),
     ...strip("codes"),
   }));
   const pixels = strip("pixels");
   const rows = ways.flatMap((way) => row(`${way.sheet.name}, between codes`, way));
   rows.push(...row("between pixels", pixels));
   const planes = ways.map(({ sheet, plane }) =>
-    make("section", { class: "dvae-panel" }, make("h4", {}, sheet.name), plane.element),
+    make("section", { class: "dvae-panel" }, makeTitle(sheet.name), plane.element),
   );
   root.append(make("div", { class: "dvae-films" }, ...rows), make("div", { class: "dvae-pair" }, ...planes));
   const markers = root.querySelectorAll(".dvae-film > i");
@@ -774,11 +832,10 @@ function interpolate({ get, set, root, compared, say, view }) {
     sheet.network.decode(code, probabilities);
   };
   const drawStrips = () => {
-    const ends = ["first_row", "first_column", "last_row", "last_column"].map(get);
-    if (drawn === String(ends)) return;
-    drawn = String(ends);
-    paintSquare(ends[0], ends[1], first);
-    paintSquare(ends[2], ends[3], last);
+    const ends = String(traits.map(get));
+    if (drawn === ends) return;
+    drawn = ends;
+    paint(get, first, last);
     for (const way of ways) {
       way.sheet.network.encode(first, way.ends[0]);
       way.sheet.network.encode(last, way.ends[1]);
@@ -793,7 +850,7 @@ function interpolate({ get, set, root, compared, say, view }) {
     }
   };
   return {
-    traits: ["first_row", "first_column", "last_row", "last_column", "position"],
+    traits: [...traits, "position"],
     dispose: player.stop,
     draw() {
       drawStrips();
@@ -801,7 +858,7 @@ function interpolate({ get, set, root, compared, say, view }) {
       for (const way of ways) {
         decodeAt(way, share);
         way.now.draw(way.probabilities);
-        way.plane.clear(way.sheet);
+        way.plane.clear(way.sheet, { dots });
         way.plane.line(way.ends[0].mean, way.ends[1].mean, WHITE);
         way.plane.point(way.ends[0].mean, CLEAN, 5);
         way.plane.point(way.ends[1].mean, NOISY, 5);
@@ -811,7 +868,7 @@ function interpolate({ get, set, root, compared, say, view }) {
       pixels.now.draw(blend);
       const middle = (0.5 + share * (FRAMES - 1)) / FRAMES;
       for (const marker of markers) marker.style.left = `${100 * middle}%`;
-      const seen = ways.map(({ sheet, probabilities }) => `${sheet.name}: ${inWords(probabilities)}`);
+      const seen = ways.map(({ sheet, probabilities }) => `${sheet.name}: ${words(probabilities)}`);
       say(`${Math.round(100 * share)} % of the way. ${seen.join(". ")}. Pixels: a blend of the two pictures.`);
     },
   };
@@ -869,95 +926,14 @@ function trainAgain({ get, root, model }) {
 }
 
 /** The networks that a widget refers to, read once for all explorers of the page. */
-async function readSheets(model) {
+export async function readSheets(model) {
   if (!model.get("networks")) return []; // an explorer that needs none
   const source = await model.widget_manager.get_model(model.get("networks").slice("IPY_MODEL_".length));
   const shared = (globalThis[Symbol.for("dvae_lib.sheets")] ??= new WeakMap());
   if (!shared.has(source)) {
     const levels = source.get("levels");
-    const networks = readNetworks(source.get("weights"), source.get("shapes"), levels.length);
+    const networks = readNetworks(source.get("weights"), source.get("shapes"), levels.length, source.get("activation"));
     shared.set(source, levels.map((level, i) => new Sheet(networks[i], level)));
   }
   return shared.get(source);
 }
-
-/** Name the parts of ipywidgets' controls for screen readers, which the page's own labels do not reach. */
-function nameControls(box) {
-  for (const label of box.querySelectorAll(".widget-label")) {
-    const control = label.parentElement;
-    for (const part of control.querySelectorAll("[role=slider], [contenteditable=true]")) {
-      part.setAttribute("aria-label", label.textContent);
-      if (part.isContentEditable) part.setAttribute("role", "textbox");
-    }
-  }
-}
-
-async function render({ model, el }) {
-  const root = make("div", { class: "dvae" });
-  const words = make("p", { class: "dvae-words", "aria-live": "polite" });
-  el.append(make("div", { class: "dvae-frame" }, root, words));
-  const timers = {};
-  const wait = (name, time, call) => {
-    clearTimeout(timers[name]);
-    timers[name] = setTimeout(call, time);
-  };
-  const get = (name) => model.get(name);
-  const set = (values) => {
-    for (const [name, value] of Object.entries(values)) model.set(name, value);
-    model.save_changes();
-  };
-  let sheets;
-  try {
-    sheets = await readSheets(model);
-  } catch (error) {
-    words.textContent = `The explorer's networks cannot be read (${error.message}). Run its cell again.`;
-    return undefined;
-  }
-  let frame = 0;
-  const schedule = () => (frame ||= requestAnimationFrame(draw));
-  const view = { complete: false, redraw: schedule };
-  const explorer = EXPLORERS[get("kind")]({
-    model,
-    get,
-    set,
-    root,
-    sheets,
-    compared: () => get("compared").map((index) => sheets[index]),
-    later: (call) => wait("later", 150, call),
-    say: (text) => wait("say", 400, () => (words.textContent = text)),
-    view,
-  });
-  const durations = []; // of the last draws, in milliseconds
-  const draw = () => {
-    frame = 0;
-    const start = performance.now();
-    explorer.draw();
-    durations.push(performance.now() - start);
-    if (durations.length > 1000) durations.shift();
-  };
-  for (const name of explorer.traits) model.on(`change:${name}`, schedule);
-  draw();
-  // the planes' grounds, 400 pictures each, once the first ones are seen
-  view.complete = true;
-  frame = requestAnimationFrame(() => (frame = requestAnimationFrame(draw)));
-  root.explorer = { sheets, draw, durations, shown: performance.now() }; // for tests and the curious
-  const observer = new MutationObserver((changes) => {
-    if (changes.some(({ target }) => !root.contains(target))) nameControls(box);
-  });
-  let box;
-  const attach = () => {
-    box = el.closest(".dvae-explorer");
-    if (!box) return el.isConnected || wait("attach", 50, attach);
-    nameControls(box);
-    return observer.observe(box, { childList: true, subtree: true });
-  };
-  attach();
-  return () => {
-    explorer.dispose?.();
-    observer.disconnect();
-    cancelAnimationFrame(frame);
-    Object.values(timers).forEach(clearTimeout);
-  };
-}
-
-export default { render };

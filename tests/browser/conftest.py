@@ -7,7 +7,6 @@ there is no browser or no node_modules the tests are skipped; where CI is set th
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,10 +16,10 @@ from typing import NoReturn
 
 import pytest
 from cdn import PACKAGES, ROOT, package_file
+from chromium import MISSING, program
 from refresh import pages
 
 HTML = Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html"))
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,11 +76,9 @@ def browser():
     except ImportError:
         missing("Playwright is not installed: pip install -r requirements.txt")
     with sync_playwright() as playwright:
-        named = os.environ.get("CHROMIUM")
-        own = playwright.chromium.executable_path
-        found = named or next(filter(None, map(shutil.which, PROGRAMS)), None) or own
-        if not Path(found).exists():
-            missing("there is no Chromium: install it, name it in CHROMIUM, or run playwright install chromium")
+        found = program(playwright.chromium.executable_path)
+        if found is None:
+            missing(MISSING)
         browser = playwright.chromium.launch(executable_path=found)
         yield browser
         browser.close()
@@ -91,17 +88,23 @@ def browser():
 def open_page(browser, site: str, packages: Path) -> Iterator[Callable]:
     """Return a function that opens a page as a reader would and waits until it is drawn.
 
-    `open_page("book/noise", width=400, scheme="dark", reduced_motion=True)` returns Playwright's page; further keywords
-    go to the browser's context. The test fails if a page raised an error, wrote one to the console, or asked for
-    anything that failed or comes from outside, files of the npm packages at their exact versions aside.
+    `open_page("book/noise", width=400, scheme="dark", reduced_motion=True)` returns Playwright's page; `fragment`, as
+    in "#a-heading", goes to its address, and further keywords to the browser's context. The test fails if a page raised
+    an error, wrote one to the console, or asked for anything that failed or comes from outside, files of the npm
+    packages at their exact versions aside. Of these the ones whose address holds `blocked` do not come, as where the
+    CDN does not answer; what the console says of that, by the browser or by the script that asked, does not count then.
     """
     problems: list[str] = []
     contexts = []
+    refused: set[str] = set()
 
-    def answer(route) -> None:
+    def answer(route, blocked: str | None) -> None:
         url = route.request.url
         if url.startswith((site + "/", "data:", "blob:")):
             return route.continue_()
+        if blocked is not None and blocked in url:
+            refused.add(url)
+            return route.abort()
         try:
             # other origins' scripts with an integrity hash, and fonts, need the header
             return route.fulfill(path=package_file(url), headers={"Access-Control-Allow-Origin": "*"})
@@ -109,7 +112,15 @@ def open_page(browser, site: str, packages: Path) -> Iterator[Callable]:
             problems.append(f"outside request: {error}")
             return route.abort()
 
-    def open_page(name: str, width: int = 1300, scheme: str = "light", reduced_motion: bool = False, **options):
+    def open_page(
+        name: str,
+        width: int = 1300,
+        scheme: str = "light",
+        reduced_motion: bool = False,
+        fragment: str = "",
+        blocked: str | None = None,
+        **options,
+    ):
         context = browser.new_context(
             viewport={"width": width, "height": 1000},
             color_scheme=scheme,
@@ -117,13 +128,14 @@ def open_page(browser, site: str, packages: Path) -> Iterator[Callable]:
             **options,
         )
         contexts.append(context)
-        context.route("**/*", answer)
+        context.route("**/*", partial(answer, blocked=blocked))
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(f"{name}: uncaught {error}"))
-        page.on("console", lambda message: message.type == "error" and problems.append(f"{name}: {message.text}"))
-        page.on("requestfailed", lambda request: problems.append(f"{name}: failed {request.url} {request.failure}"))
+        if blocked is None:
+            page.on("console", lambda message: message.type == "error" and problems.append(f"{name}: {message.text}"))
+        page.on("requestfailed", lambda r: r.url in refused or problems.append(f"{name}: failed {r.url} {r.failure}"))
         page.on("response", lambda r: r.status >= 400 and problems.append(f"{name}: {r.status} for {r.url}"))
-        page.goto(f"{site}/{name}.html", wait_until="networkidle")
+        page.goto(f"{site}/{name}.html{fragment}", wait_until="networkidle")
         page.wait_for_function("!document.querySelector('script[src*=mathjax]') || window.MathJax?.startup?.promise")
         page.evaluate("Promise.all([window.MathJax?.startup?.promise, document.fonts.ready]).then(() => null)")
         return page

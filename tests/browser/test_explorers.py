@@ -8,10 +8,16 @@ import torch
 from cdn import ROOT
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from dvae_lib.widgets import LEVELS, LIMIT, Networks
+from dvae_lib.widgets import LEVELS, LIMIT, Bound, Networks
+from dvae_lib.widgets.page_run import PageRun
+from dvae_lib.widgets.stills import bound_of
 
-EXPLORERS = ["code z₁", "draw the code", "training p", "per cent"]  # a control that only one of them has
-each_explorer = pytest.mark.parametrize("index", range(len(EXPLORERS)), ids=["map", "denoise", "training", "between"])
+# words that only one of them has
+EXPLORERS = ["code z₁", "draw the code", "wrong pixels by", "per cent", "corruptions", "posterior, noisy input"]
+IDS = ["map", "denoise", "training", "between", "bound", "page"]
+TRAIN_IN_PAGE = IDS.index("page")
+each_explorer = pytest.mark.parametrize("index", range(len(EXPLORERS)), ids=IDS)
+of_trained_networks = pytest.mark.parametrize("index", range(TRAIN_IN_PAGE), ids=IDS[:TRAIN_IN_PAGE])
 
 # What an explorer shows: the pixels of its canvases, and where its markers stand
 SHOWN = """(explorer) => [...explorer.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL()).join()
@@ -66,10 +72,10 @@ def test_every_slider_moves_the_picture_by_mouse_and_by_keyboard(open_explorer, 
     assert explorer.locator(".dvae").evaluate("(root) => root.explorer.durations.length") >= 4  # of each picture
 
 
-@each_explorer
+@of_trained_networks
 def test_every_other_control_changes_what_is_seen(open_explorer, index):
     page, explorer = open_explorer(index, reduced_motion=True)
-    controls = explorer.locator("select, input[type=checkbox], input[type=number], button")
+    controls = explorer.locator("select, input[type=checkbox], input[type=number], .dvae button")
     assert controls.count() >= 1
     for control in controls.all():
         kind, name = control.evaluate("(control) => [control.type, control.textContent]")
@@ -138,6 +144,26 @@ def test_what_is_seen_is_also_said(open_explorer, index):
     explorer.locator("[role=slider]").first.press("End")
     page.wait_for_function("([words, before]) => words.textContent !== before", arg=[words.element_handle(), before])
     assert len(words.inner_text()) > 20
+
+
+@pytest.mark.parametrize("width", [400, 1300, 1600, 1920])
+def test_explorers_use_a_wide_screen_and_cover_nothing(open_page, width):
+    page = open_page("book/explore", width=width)
+    page.wait_for_function(ALL_DRAWN, arg=len(EXPLORERS) + 1)
+    edges = """(selector) => {
+      const boxes = [...document.querySelectorAll(selector)].filter((element) => element.checkVisibility());
+      return boxes.map((element) => element.getBoundingClientRect()).map(({ left, right }) => [left, right]);
+    }"""
+    text = page.evaluate(edges, "article section > p")[0]
+    explorers = page.evaluate(edges, ".dvae-explorer, .dvae-explorer *")
+    right = max(right for _, right in explorers)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert right <= width
+    if width >= 1300:
+        contents = page.evaluate(edges, ".bd-sidebar-secondary")[0]
+        assert right <= contents[0]
+        assert contents[1] <= width
+    assert (right > text[1] + 100) == (width >= 1600)
 
 
 @pytest.mark.parametrize("touch", [False, True], ids=["mouse", "touch"])
@@ -254,5 +280,149 @@ def test_the_numbers_first_shown_are_those_of_pytorch(open_page, name, explorers
         assert float(nats) == pytest.approx(cross_entropy, abs=0.1)
 
 
+COUNTED = "(reading) => reading.textContent.startsWith('Of the ')"  # once the worker has filled its table
+
+
+def test_the_bounds_first_shown_are_those_of_pytorch(open_explorer):
+    page, explorer = open_explorer(4)
+    reading = explorer.locator(".dvae-reading")
+    page.wait_for_function(COUNTED, arg=reading.element_handle(), timeout=60000)
+    settle(page)
+    values = [float(text.replace("\u2212", "-")) for text in explorer.locator(".dvae-hang > b").all_inner_texts()]
+    built = Bound(Networks.load(ROOT / "weights"))
+    found = bound_of(built.view)
+    built.view.networks.close()
+    expected = [found[name] for name in ("exact", "L_16", "L_1", "elbo")]
+    np.testing.assert_allclose(values, expected, atol=0.01, rtol=0)
+    gaps = [float(text) for text in explorer.locator(".dvae-gaps b").all_inner_texts()]
+    between = [expected[0] - expected[1], expected[1] - expected[2], expected[0] - expected[3]]
+    np.testing.assert_allclose(gaps, between, atol=0.01, rtol=0)
+    assert f"{gaps[1]:.2f}" in reading.inner_text()
+
+
+def test_a_bar_says_when_it_is_still_counted_and_the_others_stand(open_explorer):
+    page, explorer = open_explorer(4)
+    reading = explorer.locator(".dvae-reading")
+    page.wait_for_function(COUNTED, arg=reading.element_handle(), timeout=60000)
+    explorer.get_by_role("slider", name="training p").press("ArrowRight")
+    page.wait_for_function("(reading) => reading.textContent.includes('being counted')", arg=reading.element_handle())
+    exact, *others = explorer.locator(".dvae-hang > b").all_inner_texts()
+    assert exact == "\u2026"
+    assert all(re.fullmatch(r"\u2212[\d.]+", text) for text in others)
+    page.wait_for_function(COUNTED, arg=reading.element_handle(), timeout=60000)
+    assert re.fullmatch(r"\u2212[\d.]+", explorer.locator(".dvae-hang > b").first.inner_text())
+
+
 def test_the_page_is_small(html):
-    assert (html / "book" / "explore.html").stat().st_size < 3e6
+    assert (html / "book" / "explore.html").stat().st_size < 4e6
+
+
+# training in the page
+
+
+@pytest.fixture
+def open_training(open_explorer):
+    """Return a function that opens the chapter and returns the page, the explorer that trains and its buttons."""
+
+    def open_training(**options):
+        page, explorer = open_explorer(TRAIN_IN_PAGE, **options)
+        return page, explorer, *(explorer.get_by_role("button", name=name) for name in ("Start", "Step", "Reset"))
+
+    return open_training
+
+
+def training_numbers(explorer) -> dict[str, float]:
+    """What the explorer says of its run."""
+    text = explorer.locator(".dvae").inner_text().replace(",", "")
+    names = {"steps": r"Step (\d+)", "reconstruction": r"reconstruction ([\d.]+)", "divergence": r"divergence ([\d.]+)"}
+    found = {name: re.search(pattern, text) for name, pattern in names.items()}
+    return {name: float(match[1]) for name, match in found.items() if match}
+
+
+def wait_for_steps(page, explorer, least: int) -> dict[str, float]:
+    enough = """([explorer, least]) =>
+      Number(explorer.querySelector(".dvae-count").textContent.replace(",", "").match(/\\d+/)[0]) >= least"""
+    page.wait_for_function(enough, arg=[explorer.element_handle(), least], timeout=120_000)
+    settle(page)
+    return training_numbers(explorer)
+
+
+def test_a_step_is_one_step_and_pytorchs_with_the_same_draws(open_training):
+    page, explorer, _, step, _ = open_training()
+    assert training_numbers(explorer) == {"steps": 0}
+    run, costs = PageRun(1), []
+    for steps in (1, 2, 3):
+        before = explorer.evaluate(SHOWN)
+        step.click()
+        shown = wait_for_steps(page, explorer, steps)
+        changed(page, explorer, before)
+        costs.append(run.step(0.1))
+        reconstruction, divergence = np.mean(costs, axis=0)
+        assert shown["steps"] == steps
+        assert shown["reconstruction"] == pytest.approx(reconstruction, abs=0.051)  # shown to a tenth
+        assert shown["divergence"] == pytest.approx(divergence, abs=0.051)
+    page.wait_for_timeout(500)
+    assert training_numbers(explorer) == shown
+
+
+def test_a_run_starts_learns_pauses_and_repeats_itself_from_its_seed(open_training):
+    page, explorer, start, step, reset = open_training()
+    seen = []
+    for speed in ("fast", "steady"):
+        explorer.get_by_role("combobox").select_option(speed)
+        start.click()
+        pause = explorer.get_by_role("button", name="Pause")
+        early = wait_for_steps(page, explorer, 1)
+        assert step.is_disabled()
+        late = wait_for_steps(page, explorer, 60)
+        assert late["reconstruction"] < early["reconstruction"] < 405
+        assert late["reconstruction"] < 300
+        pause.click()
+        start.wait_for()
+        page.wait_for_timeout(1500)  # what was under way has come
+        paused = training_numbers(explorer)
+        page.wait_for_timeout(700)
+        assert training_numbers(explorer) == paused
+        seen.append(explorer.locator(".dvae").evaluate("(root) => [...root.learner.rows.slice(0, 180)]"))
+        reset.click()
+        settle(page)
+        assert training_numbers(explorer) == {"steps": 0}
+    assert seen[0] == seen[1]  # reconstruction, divergence and noise of sixty steps, to the last bit
+    explorer.get_by_role("spinbutton").fill("2")
+    explorer.get_by_role("spinbutton").press("Enter")
+    step.click()
+    wait_for_steps(page, explorer, 1)
+    assert explorer.locator(".dvae").evaluate("(root) => root.learner.rows[0]") != seen[0][0]
+
+
+def test_noise_that_is_set_during_a_run_holds_at_once(open_training):
+    page, explorer, _, step, _ = open_training()
+    step.click()
+    wait_for_steps(page, explorer, 1)
+    explorer.get_by_role("slider", name="noise p").press("End")
+    settle(page)
+    step.click()
+    wait_for_steps(page, explorer, 2)
+    rows = explorer.locator(".dvae").evaluate("(root) => [...root.learner.rows.slice(0, 6)]")
+    assert (rows[2], rows[5]) == (pytest.approx(0.1), 0.5)
+
+
+def test_less_motion_means_fewer_pictures(open_training):
+    page, explorer, start, _, _ = open_training(reduced_motion=True)
+    drawn = "(root) => root.explorer.durations.length"
+    root = explorer.locator(".dvae")
+    start.click()
+    wait_for_steps(page, explorer, 1)
+    before = root.evaluate(drawn)
+    page.wait_for_timeout(2000)
+    assert root.evaluate(drawn) - before <= 2
+
+
+def test_a_page_that_may_start_no_worker_says_so(open_training):
+    page, explorer, start, step, _ = open_training()
+    page.evaluate("() => { window.Worker = class { constructor() { throw new DOMException('no'); } }; }")
+    start.click()
+    explorer.get_by_text("may not start a worker").wait_for()
+    assert start.is_disabled()
+    assert step.is_disabled()
+    assert training_numbers(explorer) == {"steps": 0}

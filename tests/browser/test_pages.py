@@ -1,6 +1,9 @@
 """Every page of the book, as a reader meets it."""
 
+import re
+
 import pytest
+from cdn import PACKAGES
 from refresh import pages
 
 each_page = pytest.mark.parametrize("name", pages())
@@ -32,6 +35,28 @@ LUMINANCE = """() => {
 }"""
 
 
+# The pages are drawn, explorers included, before axe-core looks at them
+DRAWN = """() => {
+  const roots = [...document.querySelectorAll(".dvae-explorer .dvae")];
+  const views = document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]');
+  return roots.length === views.length && roots.every((root) => root.explorer);
+}"""
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+AXE = """async (rules) => {
+  const options = { resultTypes: ["violations"], runOnly: { type: "tag", values: rules } };
+  const { violations } = await axe.run(document, options);
+  return violations.flatMap(({ id, impact, help, nodes }) =>
+    nodes.map(({ target }) => `${impact}: ${id} at ${target.join(" ")}: ${help}`));
+}"""
+
+
+def hindrances(page) -> list[str]:
+    """What axe-core finds in a page that would keep somebody from reading or using it, the least of it included."""
+    page.wait_for_function(DRAWN)
+    page.evaluate((PACKAGES / "axe-core" / "axe.min.js").read_text())
+    return page.evaluate(AXE, RULES)
+
+
 def contrast(ground: float, text: float) -> float:
     return (max(ground, text) + 0.05) / (min(ground, text) + 0.05)
 
@@ -51,6 +76,7 @@ def test_a_page_in_a_light_window(open_page, name):
     ground, text = page.evaluate(LUMINANCE)
     assert ground > 0.9
     assert contrast(ground, text) > 7
+    assert hindrances(page) == []
 
 
 @each_page
@@ -60,6 +86,49 @@ def test_a_page_on_a_phone_in_the_dark(open_page, name):
     ground, text = page.evaluate(LUMINANCE)
     assert ground < 0.1
     assert contrast(ground, text) > 7
+    assert hindrances(page) == []
+
+
+@pytest.mark.parametrize("name", ["genindex", "search"])
+def test_a_page_that_sphinx_adds(open_page, name):
+    assert hindrances(open_page(name)) == []
+
+
+def test_axe_finds_what_it_should(open_page):
+    page = open_page("book/terms")
+    assert hindrances(page) == []
+    page.evaluate("""() => {
+      document.querySelector("article h2").outerHTML = "<h4>Too low</h4>";
+      document.querySelector("article p").innerHTML = '<a href="#"></a><b style="color: #bbb">pale</b>';
+    }""")
+    found = " ".join(hindrances(page))
+    assert all(rule in found for rule in ("moderate: heading-order", "serious: color-contrast", "serious: link-name"))
+
+
+@each_page
+def test_a_page_has_an_icon_and_what_a_link_shows(html, name):
+    head = (html / f"{name}.html").read_text().split("</head>")[0]
+    icons = re.findall(r'<link rel="(?:icon|apple-touch-icon)"[^>]*href="([^"]+)"', head)
+    assert {icon.rsplit("/")[-1] for icon in icons} == {"favicon.svg", "favicon.png"}
+    assert all((html / name).parent.joinpath(icon).exists() for icon in icons)
+    said = dict(re.findall(r'<meta (?:property|name)="([\w:]+)" content="([^"]+)">', head))
+    assert len(said["og:title"]) > 5
+    assert 20 < len(said["description"]) <= 204
+    assert said["description"] == said["og:description"]
+
+
+def test_a_term_of_the_index_leads_into_a_chapter(open_page):
+    page = open_page("book/terms")
+    page.get_by_role("link", name="The sampler: A baseline").click()
+    page.wait_for_url("**/sampler.html#term-sampler-baseline")
+    assert page.locator(".target:target + em").inner_text() == "baseline"
+
+
+def test_a_table_that_scrolls_is_a_stop_for_the_keyboard(open_page):
+    stops = "[...document.querySelectorAll('.pst-scrollable-table-container')].map((box) => box.tabIndex)"
+    assert 0 in open_page("book/notation", width=400).evaluate(stops)
+    assert set(open_page("book/terms").evaluate(stops)) <= {-1}
+    assert set(open_page("book/model").evaluate(stops)) == {-1}
 
 
 def test_there_are_formulas_and_figures_to_look_at(open_page):

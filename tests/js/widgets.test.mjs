@@ -182,8 +182,3 @@ test("a drawn code has the posterior's moments", () => {
   assertStandard(draws.map(([, second]) => second / 2));
   assert.ok(Math.abs(mean(draws.map(([first, second]) => first * second))) < 5 / Math.sqrt(draws.length));
 });
-
-test("the module offers what anywidget asks for", () => {
-  assert.equal(typeof widgets.default.render, "function");
-  assert.equal(widgets.render, undefined); // anywidget warns of a named one
-});

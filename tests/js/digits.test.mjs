@@ -1,0 +1,64 @@
+// The digits' arithmetic: networks of another size, of another activation and with longer codes than the squares'.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+import * as digits from "../../dvae_lib/widgets/digits.mjs";
+import * as widgets from "../../dvae_lib/widgets/widgets.mjs";
+
+const fixture = JSON.parse(readFileSync(process.env.DVAE_FIXTURE, "utf8"));
+const bytes = new Uint8Array(Buffer.from(fixture.weights, "base64"));
+const networks = widgets.readNetworks(bytes, fixture.shapes, fixture.levels.length, fixture.activation);
+const largest = (found, wanted) => {
+  assert.equal(found.length, wanted.length);
+  return wanted.reduce((most, value, i) => Math.max(most, Math.abs(value - found[i])), 0);
+};
+
+test("the networks know their sizes, and encode and decode as PyTorch does", () => {
+  networks.forEach((network, k) => {
+    assert.deepEqual([network.size, network.codes, network.activation], [28, 50, "tanh"]);
+    const [posterior, probabilities, logits] = [widgets.newPosterior(50), new Float32Array(784), new Float32Array(784)];
+    const wanted = fixture.networks[k];
+    fixture.images.forEach((values, i) => {
+      const image = Float32Array.from(values);
+      network.encode(image, posterior);
+      assert.ok(largest(posterior.mean, wanted.mean[i]) < 1e-4);
+      assert.ok(largest(posterior.logVariance, wanted.log_variance[i]) < 1e-4);
+      network.decode(fixture.codes[i], probabilities, logits);
+      assert.ok(largest(probabilities, wanted.probabilities[i]) < 1e-5);
+      assert.ok(Math.abs(widgets.crossEntropy(logits, image) / wanted.cross_entropy[i] - 1) < 1e-5);
+    });
+  });
+});
+
+test("pictures of 28 by 28 pixels survive the way to hexadecimal digits and back, and are compared whole", () => {
+  const image = Float32Array.from(fixture.images[0]);
+  assert.equal(widgets.toHex(image), fixture.hexadecimal);
+  const back = new Float32Array(784).fill(0.5);
+  widgets.fromHex(fixture.hexadecimal, back);
+  assert.deepEqual(back, image);
+  back[783] = 1 - back[783];
+  assert.equal(widgets.wrongPixels(back, image), 1);
+});
+
+test("noise strikes every pixel of a larger picture, and a code is drawn in all its entries", () => {
+  const noisy = new Float32Array(784);
+  widgets.corrupt(0, 1, new Float32Array(784), 1, noisy); // each pixel is flipped
+  assert.ok(noisy.every((value) => value === 1));
+  const posterior = { mean: new Float32Array(50).fill(3), logVariance: new Float32Array(50).fill(-2) };
+  const code = new Float32Array(50);
+  widgets.sample(posterior, 1, code);
+  assert.equal(new Set(code).size, 50);
+  assert.ok(Math.abs(code.reduce((sum, value) => sum + value, 0) / 50 - 3) < 5 * Math.exp(-1) / Math.sqrt(50));
+});
+
+test("words count set and open pixels", () => {
+  const picture = Float32Array.of(0, 0.09, 0.11, 0.5, 0.89, 1);
+  assert.equal(digits.countsInWords(picture), "3 pixels set, 3 between 0.1 and 0.9");
+});
+
+test("a distance is in standard deviations", () => {
+  const posterior = { mean: Float32Array.of(1, 2), logVariance: Float32Array.of(Math.log(4), Math.log(0.25)) };
+  assert.ok(Math.abs(digits.deviations(Float32Array.of(7, 0), posterior) - 5) < 1e-6);
+});
