@@ -6,11 +6,14 @@ from html import escape, unescape
 import nbformat
 import pytest
 import slides
+from exercises import solutions
 from pygments import highlight
 from pygments.lexers import PythonLexer
 from refresh import notebooks
 
-RAW = re.compile(r"\{[\w:-]+\}(?:`|<code>)|```|^\([^()\s]+\)=|^:\w+: |\$\$|\{solution", re.MULTILINE)
+RAW = re.compile(
+    r"\{[\w:-]+\}(?:`|<code>)|```|(?:^|>)\([^()\s]+\)=|(?:^|>):\w+: |\$\$|\{solution|&lt;!--", re.MULTILINE
+)
 NOTES = re.compile(r'<aside class="notes">.*?</aside>', re.DOTALL)
 
 each_notebook = pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
@@ -32,6 +35,14 @@ def test_slides_of_a_chapter(path):
     for cell in code:
         folded = "hide-input" in cell.metadata.get("tags", [])
         assert (highlight(cell.source, PythonLexer(), slides.CODE) in found) is not folded
+    solved = {source for solution in solutions(chapter) for source in solution} - {cell.source for cell in code}
+    assert not any(highlight(source, PythonLexer(), slides.CODE) in found for source in solved)
+    shown = [
+        cell
+        for cell in chapter.cells
+        if cell.cell_type == "code" and "remove-cell" not in cell.metadata.get("tags", [])
+    ]
+    assert len(code) == len(shown) - sum(map(len, solutions(chapter)))
     printed = [output.text for cell in code for output in cell.outputs if "text" in output]
     assert all(escape(one) in found for one in printed)
     assert found.count("<section>") == found.count("</section>")

@@ -127,7 +127,7 @@ def text_of(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     cells, inside = [], False
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cells += [] if inside else [cell]
+            cells += [] if inside or "remove-cell" in cell.metadata.get("tags", []) else [cell]
             continue
         rest, text = cell.source, ""
         while part := (END if inside else START).search(rest):
