@@ -307,6 +307,7 @@ def test_reconstruction_of_a_trained_step_is_of_relaxed_codes():
     logits = model.eval()(IMAGES)
     assert ((seen[0] > 0) & (seen[0] < 1)).all()
     assert set(seen[1].flatten().tolist()) <= {0.0, 1.0}
+    assert not model.posterior[0].requires_grad  # it keeps no graph alive
     assert functional.binary_cross_entropy_with_logits(logits, IMAGES).isfinite()
 
 

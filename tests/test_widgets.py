@@ -29,11 +29,15 @@ from dvae_lib.widgets import (
     NOISES,
     Bound,
     Denoise,
+    DigitDenoise,
+    DigitInterpolate,
+    DigitMap,
     Interpolate,
     LatentMap,
     Networks,
     TrainAgain,
     TrainingNoise,
+    digits,
     explorers,
     stills,
     views,
@@ -513,3 +517,62 @@ def test_an_error_in_the_thread_is_told_and_raised(networks, page, monkeypatch):
     text = "FloatingPointError: the loss stopped being finite"
     assert page[-1] == {"kind": "state", "running": False, "done": 0, "text": text}
     run(built)  # the next run knows nothing of the error
+
+
+# digits
+
+DIGITS = {  # with the size of their codes, and what each shows unless it is told otherwise
+    DigitDenoise: (50, {"digit": 3, "level": 0.1, "seed": 1, "drawing": "", "kind_of_noise": 0, "draw_code": False}),
+    DigitMap: (2, {"z1": 0.5, "z2": -0.5, "manifold": True, "limit": 3.0}),
+    DigitInterpolate: (2, {"first_digit": 1, "last_digit": 0, "position": 50, "limit": 3.0}),
+}
+each_of_digits = pytest.mark.parametrize("explorer", DIGITS, ids=lambda explorer: explorer.__name__)
+
+
+@each_of_digits
+def test_an_explorer_of_digits_shows_its_networks_and_can_be_linked(explorer):
+    codes, shown = DIGITS[explorer]
+    networks = of_size(28, codes, (0.0, 0.05), activation="tanh")
+    built = explorer(networks)
+    state = built.view.get_state()
+    assert state == state | shown | {"compared": [0, 1], "digits": list(digits.DIGITS)}
+    assert built.view.schema.keys() == shown.keys() - {"limit"}
+    assert built.controls.keys() == shown.keys() - {"limit", "drawing"}
+    assert repr(built) == f"{explorer.__name__}(p = 0, 0.05)"
+    assert stills.still(built.view)
+    for name in built.controls.keys() & {"digit", "first_digit", "last_digit"}:
+        assert (built.controls[name].min, built.controls[name].max) == (0, 9)
+    with pytest.raises(ValueError, match="image_shape"):
+        explorer(of_size(24, codes))
+    with pytest.raises(ValueError, match="latent_size"):
+        explorer(of_size(28, 3))
+    with pytest.raises(TypeError, match="must be Networks"):
+        explorer({})
+
+
+def test_networks_of_digits_come_back_as_they_travel():
+    for activation in ("relu", "tanh"):
+        networks = of_size(28, 50, (0.0, 0.02), activation=activation)
+        assert networks.activation == activation
+        model = networks.model(0.02)
+        assert model.configuration["latent_size"] == 50
+        assert Networks({0.0: networks.model(0.0), 0.02: model}).weights == networks.weights
+    with pytest.raises(ValueError, match="same activation"):
+        Networks({p: of_size(28, 2, (p,), activation=name).model(p) for p, name in ((0.0, "relu"), (0.1, "tanh"))})
+
+
+def test_the_drawn_digits_are_ten_different_pictures_in_the_middle():
+    pictures = [digits.draw(strokes) for strokes in digits._STROKES]
+    assert [np.packbits(picture).tobytes().hex() for picture in pictures] == list(digits.DIGITS)
+    assert len(set(digits.DIGITS)) == 10
+    for picture in pictures:
+        assert 40 <= picture.sum() <= 140
+        assert not np.delete(picture, np.s_[3:25], 0).any()  # nearly as MNIST's, with a margin of four
+        assert not np.delete(picture, np.s_[3:25], 1).any()
+
+
+def test_a_drawing_of_another_size_is_refused():
+    view = DigitDenoise(of_size(28, 50)).view
+    view.drawing = "f" * 196
+    with pytest.raises(traitlets.TraitError, match="drawing"):
+        view.drawing = "f" * 144

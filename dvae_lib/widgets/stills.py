@@ -218,6 +218,9 @@ def bound(view: Any) -> Figure:
             colour, hatch = PARTS[part]
             axes[2].bar(place, -gap, 0.7, foot, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5)
             foot -= gap
+        if top:  # torn off
+            teeth = top + 0.03 * (low - top) * (np.arange(9) % 2 == 0)
+            axes[2].fill_between(place + np.linspace(-0.36, 0.36, 9), 0, teeth, color="white", zorder=2)
         axes[2].text(place, foot, f"{foot:.2f}".replace("-", "\u2212"), ha="center", va="top")
     axes[2].axhline(exact, color="black", linestyle="--", linewidth=0.8)
     axes[2].set(ylabel="nats", title="log-likelihood and bounds", ylim=(low - 0.12 * (top - low), top))

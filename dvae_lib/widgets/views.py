@@ -61,6 +61,16 @@ class NetworksView(View):
     networks = traitlets.Instance(Networks).tag(sync=True, **ipywidgets.widget_serialization)
     compared = traitlets.List(traitlets.Int()).tag(sync=True)  # places of the networks shown side by side
 
+    @traitlets.validate("drawing")
+    def _check_drawing(self, proposal: dict[str, Any]) -> str:
+        pattern = self.traits()["drawing"].metadata["pattern"]
+        if not re.fullmatch(pattern, proposal["value"]):
+            digits = re.findall(r"\d+", pattern)[-1]
+            raise traitlets.TraitError(
+                f"drawing must be {digits} hexadecimal digits or empty, got {proposal['value']!r}"
+            )
+        return proposal["value"]
+
     def subject(self) -> str:
         return f"p = {listed(self.networks.levels[index] for index in self.compared)}"
 
@@ -93,12 +103,6 @@ class PictureView(NetworksView):
     drawing = traitlets.Unicode("").tag(sync=True, pattern="([0-9a-f]{144})?")  # hexadecimal; empty for the square
     level = traitlets.Float(min=0, max=0.5).tag(sync=True)
     seed = traitlets.Int(min=0, max=9999).tag(sync=True)
-
-    @traitlets.validate("drawing")
-    def _check_drawing(self, proposal: dict[str, Any]) -> str:
-        if not re.fullmatch(self.traits()["drawing"].metadata["pattern"], proposal["value"]):
-            raise traitlets.TraitError(f"drawing must be 144 hexadecimal digits or empty, got {proposal['value']!r}")
-        return proposal["value"]
 
 
 class DenoiseView(PictureView):
