@@ -79,7 +79,8 @@ def shipped(name: str) -> VariationalAutoencoder:
 
     Raises:
         FileNotFoundError: the folder is not there; it comes with a clone of the book, not with the package alone.
-        ValueError: there is no model of that name; the message lists those that there are.
+        ValueError: there is no model of that name, and the message lists those that there are; or the library does
+            not build it, as the network of all levels.
     """
     if not _SHIPPED.is_dir():
         raise FileNotFoundError(
@@ -90,6 +91,8 @@ def shipped(name: str) -> VariationalAutoencoder:
         raise ValueError(f"name must be one of {', '.join(names)}, got {name!r}")
     path = _SHIPPED / f"{name}.safetensors"
     asked = files.read(path)[1]["model"]
+    if "builder" not in asked:
+        raise ValueError(f"name must be a model that the library builds, got {name!r}, which is of another kind")
     build, noise = _BUILDERS[asked.pop("builder")], _noise_layer(asked.pop("noise"))
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and replaced
         model = build(**asked, noise=noise)

@@ -1,6 +1,7 @@
 """The shipped weights are the ones that the book says they are."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,18 @@ from dvae_lib import (
     BernoulliNoise,
     TrainingConfig,
     all_squares,
+    bernoulli_vae,
     best_square_iou,
     binarized_mnist,
     elbo,
+    exact_log_likelihood,
     iou,
     load_checkpoint,
     mlp_vae,
     shipped,
 )
 from dvae_lib.runs.digits import mnist_is_at_hand
-from experiments import mnist
+from experiments import bernoulli, mnist, outlook
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 FLIPS = {"article-vae": 0.0, "article-dvae": 0.1}  # the probability of a flip in training
@@ -33,6 +36,8 @@ DIGITS = {  # runs of the digits' experiment, seed 0: the probability of a flip,
     "mnist-plane-dvae": (0.05, 235_540),
 }
 EXPLORERS = {f"explorer-p{round(100 * p):02d}": p for p in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)}
+
+FURTHER = {"explorer-bits": bernoulli.GROUPS["relaxed-12"], "explorer-levels": outlook.GROUPS["chain"]}
 
 
 def load(name: str):
@@ -58,7 +63,7 @@ each_article_model = pytest.mark.parametrize("name", FLIPS)
 
 def test_every_shipped_file_is_listed_and_has_its_sha256_and_all_are_under_25_mb():
     shipped = [path for path in WEIGHTS.iterdir() if path.name not in ("SHA256SUMS", "README.md")]
-    models = {f"{name}.safetensors" for name in [*FLIPS, *RUNS, *DIGITS, *EXPLORERS, "toy-dvae"]}
+    models = {f"{name}.safetensors" for name in [*FLIPS, *RUNS, *DIGITS, *EXPLORERS, *FURTHER, "toy-dvae"]}
     assert {path.name for path in shipped} == models | {f"{name}.protocol.npz" for name in FLIPS}
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in shipped]
     assert sorted(lines) == sorted((WEIGHTS / "SHA256SUMS").read_text().splitlines())
@@ -160,3 +165,43 @@ def test_the_networks_of_the_digits_have_learned_them(name):
     torch.manual_seed(0)
     gain = elbo(shipped(name), some, 5).value.mean() - independent.mean()
     assert 40 < gain < 130  # nats
+
+
+def load_further(name: str):
+    model = bernoulli_vae(latent_size=12, hidden_size=128) if name == "explorer-bits" else outlook.EveryLevel(128)
+    return model.eval(), load_checkpoint(WEIGHTS / f"{name}.safetensors", model)
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_the_further_explorers_networks_are_trained_as_the_experiments_but_narrower(name):
+    _, config = load_further(name)
+    assert config == replace(FURTHER[name].config, hidden_size=128, seed=0)
+    tensors = load_file(WEIGHTS / f"{name}.safetensors").values()
+    assert {tensor.dtype for tensor in tensors} == {torch.float16}
+    # counted by hand: 576-128-128-12-128-128-576 and 577-128-128-576 with biases
+    assert sum(tensor.numel() for tensor in tensors) == {"explorer-bits": 184_396, "explorer-levels": 164_800}[name]
+
+
+@torch.no_grad()
+def test_the_bits_are_as_good_as_the_chapters():
+    model, _ = load_further("explorer-bits")
+    (logits,) = model.encode(all_squares())
+    assert 60 <= len((logits > 0).unique(dim=0)) <= 150  # of 256; the chapter's three seeds have 65 to 94
+    assert -32 < exact_log_likelihood(model, all_squares()).value.mean() < -20  # the chapter's have -30 to -26
+
+
+@torch.no_grad()
+def test_the_network_of_all_levels_is_near_the_exact_posterior_where_there_is_much_noise():
+    model, _ = load_further("explorer-levels")
+    squares = all_squares().flatten(1)
+    for std, most in ((2.45, 0.5), (7.0, 0.1), (20.0, 0.1)):  # of the exact mean's error
+        noisy = squares + std * torch.randn(squares.shape, generator=torch.Generator().manual_seed(0))
+        exact = (noisy @ squares.T / std**2).softmax(1) @ squares
+        errors = [(found - squares).square().sum() for found in (model.denoise(noisy, torch.tensor(std)), exact)]
+        assert 1 < errors[0] / errors[1] < 1 + most
+
+
+def test_what_the_library_does_not_build_is_not_shipped_by_name():
+    assert len(shipped("explorer-bits").encode(all_squares()[:1])[0][0]) == 12
+    with pytest.raises(ValueError, match="another kind"):
+        shipped("explorer-levels")

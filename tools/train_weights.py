@@ -6,8 +6,9 @@
 The VAE and the DVAE of the article, on its full schedule, take 3 to 20 minutes each on a CPU; the six small models of
 the explorers, which differ in the probability of a flip alone (p10: 0.1), about 2 minutes each. The other models are
 runs of experiments/, here made again: half a minute each for those of the squares, 3 to 10 minutes for those of the
-digits; toy-dvae, on bars of three white pixels among eight, takes seconds, and keeps 32 bits. The other
-weights are 16-bit floats, NAME.safetensors. Beside each of the article's models stands NAME.protocol.npz, the
+digits; explorer-bits and explorer-levels, smaller networks of the groups of codes of bits and of denoising at all
+levels, a minute or two each; toy-dvae, on bars of three white pixels among eight, takes seconds, and keeps 32 bits.
+The other weights are 16-bit floats, NAME.safetensors. Beside each of the article's models stands NAME.protocol.npz, the
 means of the protocol's columns over windows of 50 steps. SHA256SUMS is renewed.
 """
 
@@ -23,8 +24,16 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dvae_lib import BernoulliNoise, TrainingConfig, mlp_vae, save_checkpoint, squares, train  # noqa: E402
-from experiments import mnist  # noqa: E402
+from dvae_lib import (  # noqa: E402
+    BernoulliNoise,
+    TrainingConfig,
+    bernoulli_vae,
+    mlp_vae,
+    save_checkpoint,
+    squares,
+    train,
+)
+from experiments import bernoulli, mnist, outlook  # noqa: E402
 from experiments import squares as squares_experiment  # noqa: E402
 from experiments.measures import of_name  # noqa: E402
 
@@ -44,6 +53,10 @@ RUNS = {  # of the experiments: which, and the run's name there
     "mnist-plane-vae": (mnist, "plane-vae/0"),
     "mnist-plane-dvae": (mnist, "plane-dvae/0"),
 }
+FURTHER = {  # of the experiments' groups, with hidden layers of 128: how to build it, and how to train it
+    "explorer-bits": (lambda: bernoulli_vae(latent_size=12, hidden_size=128), bernoulli.GROUPS["relaxed-12"].config),
+    "explorer-levels": (lambda: outlook.EveryLevel(128), outlook.GROUPS["chain"].config),
+}
 TOY = TrainingConfig(steps=3_000, batch_size=64, learning_rate=2e-3, schedule="cosine", hidden_size=32)
 WINDOW = 50
 
@@ -57,8 +70,21 @@ def make_toy() -> None:
     save_checkpoint(WEIGHTS / "toy-dvae.safetensors", model, TOY, dtype=torch.float32)
 
 
+def make_further(name: str) -> None:
+    """Train one network of the kinds that the last chapters develop, with seed 0."""
+    build, config = FURTHER[name]
+    config = replace(config, hidden_size=128, seed=0)
+    torch.manual_seed(0)
+    model = build()
+    train(model, squares(50_000, torch.Generator().manual_seed(0)), config, device="cpu")
+    save_checkpoint(WEIGHTS / f"{name}.safetensors", model, config, dtype=torch.float16)
+
+
 def make(name: str) -> None:
     """Train one model and write its files."""
+    if name in FURTHER:
+        make_further(name)
+        return
     if name == "toy-dvae":
         make_toy()
         return
@@ -89,7 +115,7 @@ def write_sums() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = [*MODELS, *RUNS, "toy-dvae"]
+    every = [*MODELS, *RUNS, *FURTHER, "toy-dvae"]
     parser.add_argument("names", nargs="*", default=every, metavar="NAME", help=" or ".join(every))
     names = parser.parse_args().names
     if unknown := set(names) - set(every):

@@ -9,6 +9,7 @@ ipywidgets and anywidget.
 
 from dvae_lib.widgets.digits import DigitDenoise, DigitInterpolate, DigitMap
 from dvae_lib.widgets.explorers import Bound, Denoise, Interpolate, LatentMap, TrainingNoise, TrainInPage
+from dvae_lib.widgets.further import BitSwitches, Layers, NoiseLevels
 from dvae_lib.widgets.networks import LEVELS, Networks
 from dvae_lib.widgets.train_again import TrainAgain
 from dvae_lib.widgets.views import COUNTS, LIMIT, NOISES, SPEEDS
@@ -19,6 +20,7 @@ __all__ = [
     "LIMIT",
     "NOISES",
     "SPEEDS",
+    "BitSwitches",
     "Bound",
     "Denoise",
     "DigitDenoise",
@@ -26,7 +28,9 @@ __all__ = [
     "DigitMap",
     "Interpolate",
     "LatentMap",
+    "Layers",
     "Networks",
+    "NoiseLevels",
     "TrainAgain",
     "TrainInPage",
     "TrainingNoise",

@@ -129,13 +129,18 @@ def _check_model(model: object) -> None:
 
 
 def _pack(model: VariationalAutoencoder) -> bytes:
+    """Return the layers of _LINEAR, packed."""
+    return pack_layers(model.state_dict(), _LINEAR, "models")
+
+
+def pack_layers(state: Mapping[str, Tensor], names: Iterable[str], holder: str) -> bytes:
     """Return the rows' scales, the biases and the rounded weights of each linear layer, one after the other."""
-    state = {name: tensor.detach().cpu().float() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().float() for name, tensor in state.items()}
     parts = []
-    for name in _LINEAR:
+    for name in names:
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]  # (rows, columns), (rows,)
         if not (weight.isfinite().all() and bias.isfinite().all()):
-            raise ValueError(f"models must have finite weights, got one in {name} that is not")
+            raise ValueError(f"{holder} must have finite weights, got one in {name} that is not")
         # a row of zeros has the least normal number for a scale, and 0 for its integers
         scale = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)  # (rows,)
         integers = (weight / scale[:, None]).round().to(torch.int8)
@@ -145,13 +150,20 @@ def _pack(model: VariationalAutoencoder) -> bytes:
 
 def _unpack(data: bytes, shapes: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """Return the state that `_pack` wrote, by name."""
-    state, offset = {}, 0
-    for name, (rows, columns) in zip(_LINEAR, shapes, strict=True):
+    state: dict[str, Tensor] = {}
+    for name, (weight, bias) in zip(_LINEAR, unpack_layers(data, shapes), strict=True):
+        state |= {f"{name}.weight": weight, f"{name}.bias": bias}
+    return state
+
+
+def unpack_layers(data: bytes, shapes: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
+    """Return weight and bias of each layer that `pack_layers` wrote."""
+    layers, offset = [], 0
+    for rows, columns in shapes:
         floats = np.frombuffer(data, "<f4", 2 * rows, offset).astype(np.float32)
         offset += floats.nbytes
         integers = np.frombuffer(data, np.int8, rows * columns, offset)
         offset += integers.nbytes
         weight = torch.from_numpy(integers.astype(np.float32)).reshape(columns, rows).T
-        state[f"{name}.weight"] = weight * torch.from_numpy(floats[:rows, None])
-        state[f"{name}.bias"] = torch.from_numpy(floats[rows:])
-    return state
+        layers.append((weight * torch.from_numpy(floats[:rows, None]), torch.from_numpy(floats[rows:])))
+    return layers

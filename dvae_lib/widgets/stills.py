@@ -232,6 +232,44 @@ def bound(view: Any) -> Figure:
     return figure
 
 
+def bit_switches(view: Any) -> Figure:
+    """The probabilities of the bits with the switches, the picture, and what is decoded."""
+    figure = Figure(figsize=(7.5, 2.6))
+    axes = figure.subplots(1, 4, width_ratios=(2.2, 1, 1, 1))
+    clean = _clean(view)
+    code = torch.tensor([[float(digit) for digit in view.code]])
+    shares = view.networks.answer(clean.flatten(1), 0, 3).sigmoid()[0]
+    found = view.networks.answer(code, 3).sigmoid().view_as(clean)
+    places = range(1, len(shares) + 1)
+    axes[0].barh(places, shares, height=0.6, color="#0072b2", label="probability of a 1")
+    axes[0].plot(code[0], places, "o", color="#d55e00", markersize=4, label="switch", clip_on=False)
+    axes[0].set(xlabel="probability of a 1 (bars), switch (dots)", ylabel="bit", xlim=(0, 1), yticks=places)
+    axes[0].invert_yaxis()
+    wrong = ((found >= 0.5) != (clean >= 0.5)).sum().item()
+    _picture(axes[1], clean, "picture")
+    _picture(axes[2], found, "decoded")
+    _picture(axes[3], _in_colour(found, clean), f"{wrong} wrong")
+    return figure
+
+
+def noise_levels(view: Any) -> Figure:
+    """The square, its noisy copy, the network's guess and the exact posterior mean."""
+    figure = Figure(figsize=(7.5, 2.3))
+    squares, std = all_squares().flatten(1), view.deviation()
+    clean = squares[[POSITIONS * view.row + view.column]]
+    noisy = corrupt(NOISES.index("Gaussian"), std, clean, view.seed)
+    exact = (-torch.cdist(noisy, squares).square() / (2 * std**2)).softmax(1) @ squares
+    shown = {
+        "clean square": clean,
+        f"noisy, $\\sigma$ = {std:.2f}": 0.5 + (noisy - 0.5) / (1 + 3 * std),
+        "network": view.guess(noisy),
+        "exact posterior mean": exact,
+    }
+    for axes, (title, image) in zip(figure.subplots(1, 4), shown.items(), strict=True):
+        _picture(axes, image.view(24, 24), title)
+    return figure
+
+
 STILLS: dict[str, Callable[[Any], Figure]] = {
     "latent_map": latent_map,
     "denoise": denoise,
@@ -242,6 +280,8 @@ STILLS: dict[str, Callable[[Any], Figure]] = {
     "digit_interpolate": interpolate,
     "digit_denoise": digit_denoise,
     "bound": bound,
+    "bit_switches": bit_switches,
+    "noise_levels": noise_levels,
 }
 
 

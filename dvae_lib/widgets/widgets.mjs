@@ -12,9 +12,9 @@ export const NOISES = ["flip", "mask", "salt and pepper", "Gaussian"];
 
 // ---------------------------------------------------------------------------------------------------------- networks
 
-/** Read `count` networks from the bytes that Python packed: for each layer the rows' scales and biases, 32-bit floats,
- * then its weights, 8-bit integers, column by column. `shapes` gives each layer's [rows, columns]. */
-export function readNetworks(bytes, shapes, count, activation = "relu") {
+/** Read layers from the bytes that Python packed: for each of them the rows' scales and biases, 32-bit floats, then its
+ * weights, 8-bit integers, column by column. `shapes` gives each layer's [rows, columns]. */
+export function readLayers(bytes, shapes) {
   let offset = 0;
   const take = (length) => {
     if (offset + length > bytes.byteLength) throw new RangeError("the weights end too early");
@@ -22,17 +22,23 @@ export function readNetworks(bytes, shapes, count, activation = "relu") {
     const first = bytes.byteOffset + offset - length;
     return bytes.buffer.slice(first, first + length); // a copy, hence aligned
   };
-  const layer = ([rows, columns]) => {
+  const layers = shapes.map(([rows, columns]) => {
     const scales = new Float32Array(take(4 * rows));
     const biases = new Float32Array(take(4 * rows));
     const integers = new Int8Array(take(rows * columns));
     const weights = new Float32Array(rows * columns);
     for (let i = 0; i < weights.length; i++) weights[i] = scales[i % rows] * integers[i];
     return { rows, columns, weights, biases };
-  };
-  const networks = Array.from({ length: count }, () => new Network(shapes.map(layer), activation));
+  });
   if (offset !== bytes.byteLength) throw new RangeError("the weights do not end where they should");
-  return networks;
+  return layers;
+}
+
+/** Read `count` networks, all of the same `shapes`. */
+export function readNetworks(bytes, shapes, count, activation = "relu") {
+  const layers = readLayers(bytes, Array.from({ length: count }, () => shapes).flat());
+  const of = (k) => layers.slice(k * shapes.length, (k + 1) * shapes.length);
+  return Array.from({ length: count }, (_, k) => new Network(of(k), activation));
 }
 
 /** Write weights * input + biases into `output`, with a ReLU where asked for. The weights lie column by column, so that
@@ -925,12 +931,14 @@ function trainAgain({ get, root, model }) {
   return { traits: [], draw() {} };
 }
 
-/** The networks that a widget refers to, read once for all explorers of the page. */
+/** The networks that a widget refers to, read once for all explorers of the page; layers alone where it holds these. */
 export async function readSheets(model) {
   if (!model.get("networks")) return []; // an explorer that needs none
   const source = await model.widget_manager.get_model(model.get("networks").slice("IPY_MODEL_".length));
   const shared = (globalThis[Symbol.for("dvae_lib.sheets")] ??= new WeakMap());
-  if (!shared.has(source)) {
+  if (!shared.has(source) && !source.get("levels")) {
+    shared.set(source, readLayers(source.get("weights"), source.get("shapes")));
+  } else if (!shared.has(source)) {
     const levels = source.get("levels");
     const networks = readNetworks(source.get("weights"), source.get("shapes"), levels.length, source.get("activation"));
     shared.set(source, levels.map((level, i) => new Sheet(networks[i], level)));
