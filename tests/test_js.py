@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from dvae_lib import all_squares, best_square_iou, mlp_vae
-from dvae_lib.widgets import COUNTS, NOISES, Networks
+from dvae_lib.widgets import COUNTS, NOISES, Layers, Networks
 from dvae_lib.widgets.digits import draw
 from dvae_lib.widgets.stills import corrupt
 from dvae_lib.widgets.views import DRAWS, FIRST_DRAW, front_end
@@ -114,6 +114,35 @@ def test_the_front_end_passes_its_unit_tests(tmp_path):
 
 def test_the_front_end_of_the_digits_passes_its_unit_tests(tmp_path):
     run_under_node(TESTS.with_name("digits.test.mjs"), digit_fixture(), tmp_path)
+
+
+@torch.no_grad()
+def further_fixture():
+    """One network of bits and one of all levels, as they travel, and what PyTorch makes of pictures with them."""
+    squares, generator = all_squares().flatten(1), torch.Generator().manual_seed(4)
+    bits, levels = (Layers.load(FRONT_END.parents[2] / f"weights/explorer-{name}.safetensors") for name in ("bits", "levels"))
+    images = torch.cat([torch.rand(3, 576, generator=generator).round(), squares[[74, 255]]])
+    codes = torch.randint(2, (5, 12), generator=generator).float()
+    decoded = bits.answer(codes, 3).double()
+    nats = functional.binary_cross_entropy_with_logits(decoded, images.double(), reduction="none").sum(1)
+    found = {"images": images, "codes": codes, "logits": bits.answer(images, 0, 3), "decoded": decoded.sigmoid()}
+    cases = []
+    for level, deviation in ((0, 0.3), (32, 6**0.5), (64, 20.0)):  # 6 is 0.3 times 20
+        noisy = (squares[[100 + level]] + deviation * torch.randn(1, 576, generator=generator)).double()
+        log_density = torch.distributions.Normal(squares.double(), deviation).log_prob(noisy).sum(1)
+        posterior = (log_density - log_density.logsumexp(0)).exp()  # by Bayes' rule, all squares as probable before
+        noise = torch.full((1, 1), deviation).log().double()
+        spoilt = torch.cat([noisy / (deviation**2 + 0.1) ** 0.5, noise], 1)
+        answers = {"guess": levels.answer(spoilt).sigmoid()[0], "mean": posterior @ squares.double()}
+        case = answers | {"noisy": noisy[0], "posterior": posterior}
+        cases.append({"level": level, "deviation": deviation} | {name: x.tolist() for name, x in case.items()})
+    travels = [{"weights": base64.b64encode(x.weights).decode(), "shapes": x.shapes} for x in (bits, levels)]
+    told = {name: tensor.tolist() for name, tensor in found.items()} | {"nats": nats.tolist()}
+    return {"bits": travels[0] | told, "levels": travels[1] | {"cases": cases}}
+
+
+def test_the_front_end_of_bits_and_levels_passes_its_unit_tests(tmp_path):
+    run_under_node(TESTS.with_name("further.test.mjs"), further_fixture(), tmp_path)
 
 
 def test_the_shell_passes_its_unit_tests():

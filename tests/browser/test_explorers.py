@@ -13,8 +13,9 @@ from dvae_lib.widgets.page_run import PageRun
 from dvae_lib.widgets.stills import bound_of
 
 # words that only one of them has
-EXPLORERS = ["code z₁", "draw the code", "wrong pixels by", "per cent", "corruptions", "posterior, noisy input"]
-IDS = ["map", "denoise", "training", "between", "bound", "page"]
+EXPLORERS = ["code z₁", "draw the code", "wrong pixels by", "per cent", "corruptions"]
+EXPLORERS += ["Random bits", "exact posterior mean", "posterior, noisy input"]
+IDS = ["map", "denoise", "training", "between", "bound", "bits", "levels", "page"]
 TRAIN_IN_PAGE = IDS.index("page")
 each_explorer = pytest.mark.parametrize("index", range(len(EXPLORERS)), ids=IDS)
 of_trained_networks = pytest.mark.parametrize("index", range(TRAIN_IN_PAGE), ids=IDS[:TRAIN_IN_PAGE])
