@@ -28,7 +28,7 @@ strided, the gradient, in place, slices, sorted, correct or not, decoder's, nega
 ELSEWHERE = """batch, builder, denoising tokenizers, family, folds, geometric, gradients, launched, log-variances, most
 probable square, number of the step, random numbers, sampler, static, table, vae, variance, weights"""
 # the beginning of a paragraph, or the name of a part of the book or of a button
-RUN_IN = """a model of images, a plane folds, appendix, copy link, further, hide controls, reset, start,
+RUN_IN = """a model of images, a plane folds, appendix, copy link, further, hide controls, random bits, reset, start,
 it cannot be repeated,
 it closes in like, save picture, it converges to, it has a direction, it is a bound, it never falls with,
 it never stops, it spoils the target, mended, parameters get lost, play, proof, seen, symptom, the hardware's limit,

@@ -241,8 +241,8 @@ def bit_switches(view: Any) -> Figure:
     shares = view.networks.answer(clean.flatten(1), 0, 3).sigmoid()[0]
     found = view.networks.answer(code, 3).sigmoid().view_as(clean)
     places = range(1, len(shares) + 1)
-    axes[0].barh(places, shares, height=0.6, color="#0072b2", label="probability of a 1")
-    axes[0].plot(code[0], places, "o", color="#d55e00", markersize=4, label="switch", clip_on=False)
+    axes[0].barh(places, shares.numpy(), height=0.6, color="#0072b2", label="probability of a 1")
+    axes[0].plot(code[0].numpy(), places, "o", color="#d55e00", markersize=4, label="switch", clip_on=False)
     axes[0].set(xlabel="probability of a 1 (bars), switch (dots)", ylabel="bit", xlim=(0, 1), yticks=places)
     axes[0].invert_yaxis()
     wrong = ((found >= 0.5) != (clean >= 0.5)).sum().item()
