@@ -73,8 +73,8 @@ EXPLORERS.noise_levels = noiseLevels;
 function bitSwitches({ get, set, root, sheets: layers, say, model, view }) {
   const [encoder, decoder] = [layers.slice(0, 3), layers.slice(3)];
   const clean = cleanPicture({ get, set });
-  const editor = makePicture("picture for the encoder: draw on it");
-  const [map, binary] = [makePicture("decoded from the switches"), makePicture("at 1/2")];
+  const editor = makePicture("picture: draw on it");
+  const [map, binary] = [makePicture("from the switches"), makePicture("at 1/2")];
   const markCursor = makeEditable(editor, clean, view.redraw);
   let likeliest = "";
   const rows = Array.from(get("code"), (_, j) => {
@@ -105,7 +105,7 @@ function bitSwitches({ get, set, root, sheets: layers, say, model, view }) {
   const bits = make("ol", { class: "dvae-bits" }, ...rows.map(({ element }) => element));
   const pictures = make("div", { class: "dvae-three" }, ...[editor, map, binary].map(({ element }) => element));
   root.append(
-    make("section", { class: "dvae-panel" }, makeTitle("switches, and the encoder's probability of a 1"), bits),
+    make("section", { class: "dvae-panel" }, makeTitle("switches, and probability of a 1"), bits),
     make("section", { class: "dvae-panel" }, pictures, note, legend, tools),
   );
   root.classList.add("dvae-pair", "dvae-code");
