@@ -120,7 +120,9 @@ def test_the_front_end_of_the_digits_passes_its_unit_tests(tmp_path):
 def further_fixture():
     """One network of bits and one of all levels, as they travel, and what PyTorch makes of pictures with them."""
     squares, generator = all_squares().flatten(1), torch.Generator().manual_seed(4)
-    bits, levels = (Layers.load(FRONT_END.parents[2] / f"weights/explorer-{name}.safetensors") for name in ("bits", "levels"))
+    bits, levels = (
+        Layers.load(FRONT_END.parents[2] / f"weights/explorer-{name}.safetensors") for name in ("bits", "levels")
+    )
     images = torch.cat([torch.rand(3, 576, generator=generator).round(), squares[[74, 255]]])
     codes = torch.randint(2, (5, 12), generator=generator).float()
     decoded = bits.answer(codes, 3).double()
