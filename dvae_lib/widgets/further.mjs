@@ -147,8 +147,9 @@ function noiseLevels({ get, set, root, sheets: layers, say }) {
   const [noisy, shown] = [new Float32Array(PIXELS), new Float32Array(PIXELS)];
   const titles = ["clean square", "noisy, contrast lowered", "network", "exact posterior mean"];
   const pictures = titles.map((title) => makePicture(title));
-  const note = make("p", { class: "dvae-note" });
+  const [title, note] = [makeTitle(""), make("p", { class: "dvae-note" })];
   root.append(
+    title,
     make("div", { class: "dvae-four" }, ...pictures.map(({ element }) => element)),
     note,
     make("div", { class: "dvae-tools" }, freshNoise({ get, set })),
@@ -166,12 +167,13 @@ function noiseLevels({ get, set, root, sheets: layers, say }) {
       [clean, shown, found, mean].forEach((values, i) => pictures[i].draw(values));
       const truth = posterior[POSITIONS * get("row") + get("column")];
       const [ofNetwork, ofMean] = [found, mean].map((values) => squaredError(values, clean).toFixed(1));
+      title.textContent = `noise of standard deviation ${sigma.toFixed(2)}`;
       note.textContent =
-        `Noise of standard deviation ${sigma.toFixed(2)}. Exactly: the true square has the probability ` +
+        `Exactly: the true square has the probability ` +
         `${truth.toFixed(3)}, and the choice is as open as among ${perplexity(posterior).toFixed(1)} squares. ` +
         `Squared error: network ${ofNetwork}, exact mean ${ofMean}; between the two ` +
         `${squaredError(found, mean).toFixed(1)}.`;
-      say(note.textContent);
+      say(`With ${title.textContent}. ${note.textContent}`);
     },
   };
 }
