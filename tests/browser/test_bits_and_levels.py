@@ -71,7 +71,7 @@ def test_the_errors_of_network_and_exact_mean_are_those_of_pytorch(open_explorer
     guess, mean = view.guess(noisy), posterior @ squares
     expected = [std, posterior[0, 16 * view.row + view.column], torch.special.entr(posterior).sum().exp()]
     expected += [(a - b).square().sum() for a, b in ((guess, clean), (mean, clean), (guess, mean))]
-    pattern = r"deviation ([\d.]+).* probability ([\d.]+), .* among ([\d.]+) squares\. .* network ([\d.]+), "
-    shown = re.search(pattern + r"exact mean ([\d.]+); between the two ([\d.]+)\.", explorer.inner_text(), re.DOTALL).groups()
+    pattern = r"(?s)deviation ([\d.]+).* probability ([\d.]+), .* among ([\d.]+) squares\. .* network ([\d.]+), "
+    shown = re.search(pattern + r"exact mean ([\d.]+); between the two ([\d.]+)\.", explorer.inner_text()).groups()
     for text, value, tolerance in zip(shown, expected, (0.006, 0.002, 0.1, 0.1, 0.1, 0.1), strict=True):
         assert float(text) == pytest.approx(float(value), abs=tolerance)
