@@ -151,14 +151,15 @@ def log_likelihood(model, image, codes):
     return pixels.log_prob(image).flatten(1).sum(1).view(codes.shape[:-1])
 
 
-def fine_means(model, image, mean, log_variance):
-    """E_q ln p(image|z) of each Gaussian: midpoints out to 5.5 standard deviations, at most 0.4 of them and 0.05 apart.
+def fine_means(model, image, mean, log_variance, spacing):
+    """E_q ln p(image|z) of each Gaussian: midpoints out to 5.5 of its standard deviations, `spacing` of them apart.
 
-    As exact as it takes: half the spacing moves what is made of it by less than 2e-4 nats, or 1e-6 of a bound.
+    No further than 0.05 in codes. With 0.4, half the spacing moves the mean of 64 Gaussians by less than 5e-4 nats, of
+    bounds of hundreds of nats by less than 2e-6 of them.
     """
     found = []
     for centre, sd in zip(mean, (log_variance / 2).exp(), strict=True):
-        counts = (11 / (0.05 / sd).clamp(max=0.4)).ceil().int().tolist()
+        counts = (11 / (0.05 / sd).clamp(max=spacing)).ceil().int().tolist()
         points = torch.cartesian_prod(*(11 * (torch.arange(n).double() + 0.5) / n - 5.5 for n in counts))
         points = points[points.square().sum(1) < 5.5**2]
         weights = (-points.square().sum(1) / 2).exp()
@@ -235,7 +236,8 @@ def bound_fixture(number=50):
         fine_entropies = mixture_entropy(mean, log_variance, rules["fine"])
         second_moments = mean.square() + log_variance.exp()
         log_prior = -(second_moments + math.log(2 * math.pi)).mean(0).sum().item() / 2
-        both = fine_means(model, image.double(), *map(torch.cat, zip(clean, (mean, log_variance), strict=True)))
+        fine_elbo = fine_means(model, image.double(), *clean, 0.12).item() - divergence
+        fine_likelihood = fine_means(model, image.double(), mean, log_variance, 0.4).mean().item()
         cases.append(
             {
                 "index": index,
@@ -247,8 +249,8 @@ def bound_fixture(number=50):
                 "elbo": (log_likelihood(model, image.double(), codes) @ weights).item() - divergence,
                 "climb": [energy.mean().item() + entropy for entropy in entropies],
                 "entropies": fine_entropies,
-                "fine_elbo": both[0].item() - divergence,
-                "fine_climb": [both[1:].mean().item() + log_prior + entropy for entropy in fine_entropies],
+                "fine_elbo": fine_elbo,
+                "fine_climb": [fine_likelihood + log_prior + entropy for entropy in fine_entropies],
                 "exact": exact(model, image.double()) if number_of_case < 12 else None,
                 "limit": 1e-3,
             }
