@@ -124,7 +124,8 @@ def chapter(page: str, pages: set[str]) -> Tag:
             continue
         other = posixpath.normpath(posixpath.join(folder, target)).removesuffix(".html") if target else page
         if other in pages:
-            link["href"] = f"#{key(other, anchor)}"
+            # what holds "=" is no anchor but the state of an explorer: on paper, the link leads to its chapter
+            link["href"] = f"#{key(other, '' if '=' in anchor else anchor)}"
         else:  # an index, a file for download
             link.unwrap()
     for image in article.select("img"):
