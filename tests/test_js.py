@@ -94,7 +94,7 @@ def run_tests(path, **variables):
     """Run a file of unit tests under node: all must pass, and none may be left out."""
     command = [node(), "--test-reporter=tap", str(path)]
     environment = {**os.environ, **variables}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     counts = dict(re.findall(r"^# (pass|fail|skipped|todo) (\d+)$", result.stdout, re.MULTILINE))
     written = len(re.findall(r"^test\(", path.read_text(), re.MULTILINE))
