@@ -28,6 +28,8 @@ export const DRAWS = 64; // corruptions of the picture, which stand for all of t
 export const COUNTS = [1, 4, 16, 64]; // K, each a divisor of DRAWS
 export const FIRST_DRAW = 30000; // that the seeds are none of the other explorers'
 const NODES = { likelihood: null, entropy: 6, clean: 10 }; // along each axis; null is the rule of twelve nodes
+const FINE = { entropy: 14, likelihood: 4e-3, clean: 5e-4 }; // nodes along each axis; changes in nats: see `refine`
+const FRAME = { radius: 5.5, step: 0.7, most: 40000 }; // of refined grids, in standard deviations, and their nodes
 const TURN = Math.PI * (3 - Math.sqrt(5)); // between the rules of two Gaussians, that their errors average out
 const GRID = { limit: 6, nodes: 241, every: 2 }; // of the table: spacing 0.05; every second code keeps its hidden layer
 const LN_TWO_PI = Math.log(2 * Math.PI);
@@ -36,7 +38,8 @@ const LN_TWO_PI = Math.log(2 * Math.PI);
 
 /** A network in double precision, as log-likelihoods of thousands of nats are subtracted from one another here. */
 export class Precise {
-  constructor(layers) {
+  constructor(layers, activation = "relu") {
+    this.activation = activation;
     this.layers = layers.map(({ rows, columns, weights, biases }) => ({
       rows,
       columns,
@@ -51,26 +54,35 @@ export class Precise {
   /** Mean and log-variance of q(z|image). */
   encode(image) {
     const posterior = { mean: new Float64Array(2), logVariance: new Float64Array(2) };
-    multiply(this.layers[0], image, this.first, true);
-    multiply(this.layers[1], this.first, this.second, true);
-    multiply(this.layers[2], this.second, posterior.mean, false);
-    multiply(this.layers[3], this.second, posterior.logVariance, false);
+    multiply(this.layers[0], image, this.first);
+    this.activate(this.first);
+    multiply(this.layers[1], this.first, this.second);
+    this.activate(this.second);
+    multiply(this.layers[2], this.second, posterior.mean);
+    multiply(this.layers[3], this.second, posterior.logVariance);
     return posterior;
+  }
+
+  activate(values) {
+    if (this.activation === "tanh") for (let i = 0; i < values.length; i++) values[i] = Math.tanh(values[i]);
+    else for (let i = 0; i < values.length; i++) if (values[i] < 0) values[i] = 0;
   }
 
   /** The decoder's last hidden layer at the code (z1, z2); it holds until the next call. */
   hidden(z1, z2) {
     const { weights, biases } = this.layers[4];
     for (let i = 0; i < this.width; i++) {
-      this.first[i] = Math.max(0, biases[i] + weights[i] * z1 + weights[this.width + i] * z2);
+      this.first[i] = biases[i] + weights[i] * z1 + weights[this.width + i] * z2;
     }
-    multiply(this.layers[5], this.first, this.second, true);
+    this.activate(this.first);
+    multiply(this.layers[5], this.first, this.second);
+    this.activate(this.second);
     return this.second;
   }
 
   /** The sum of ln(1 + e^logit) over the pixels. */
   softplus(hidden) {
-    multiply(this.layers[6], hidden, this.logits, false);
+    multiply(this.layers[6], hidden, this.logits);
     let [sum, product] = [0, 1]; // of factors of at most 2, hence at most 2^576
     for (let i = 0; i < PIXELS; i++) {
       const logit = this.logits[i];
@@ -102,9 +114,8 @@ export class Precise {
 
 const chosen = new Int32Array(PIXELS + 3);
 
-/** Write weights * input + biases into `output`, with a ReLU where asked for, four columns at a time. Columns whose
- * input is 0 are left out. */
-function multiply({ rows, weights, biases }, input, output, relu) {
+/** Write weights * input + biases into `output`, four columns at a time. Columns whose input is 0 are left out. */
+function multiply({ rows, weights, biases }, input, output) {
   let count = 0;
   for (let i = 0; i < input.length; i++) if (input[i] !== 0) chosen[count++] = i;
   output.set(biases);
@@ -121,7 +132,6 @@ function multiply({ rows, weights, biases }, input, output, relu) {
     const [value, first] = [input[chosen[k]], chosen[k] * rows];
     for (let row = 0; row < rows; row++) output[row] += weights[first + row] * value;
   }
-  if (relu) for (let row = 0; row < rows; row++) if (output[row] < 0) output[row] = 0;
 }
 
 /** The sum of the products of `values` and of as many entries of `others`, from `first` on. */
@@ -202,6 +212,47 @@ function eachNode({ mean, logVariance }, nodes, turn, visit) {
   }
 }
 
+/** The mean of `value(z1, z2)` under a Gaussian, over a grid of codes that is made finer. Yields now and then.
+ *
+ * The spacing is halved along the axis along which leaving out every second code changes the mean more, until neither
+ * change reaches `tolerance`, or 5 millionths of the mean where that is more. */
+export function* refinedMean({ mean, logVariance }, tolerance, [right, up], value) {
+  const sd = [...logVariance].map((entry) => Math.exp(entry / 2));
+  const steps = [FRAME.step, FRAME.step];
+  const nodes = [];
+  function* add(axis = null) {
+    const [width, height] = steps.map((step) => Math.ceil(FRAME.radius / step) + 1);
+    for (let i = -width; i <= width; i++) {
+      if (axis === 0 && i % 2 === 0) continue;
+      for (let j = -height; j <= height; j++) {
+        if (axis === 1 && j % 2 === 0) continue;
+        const [x, y] = [FRAME.step * right + i * steps[0], FRAME.step * up + j * steps[1]];
+        if (Math.hypot(x, y) > FRAME.radius) continue;
+        const weight = Math.exp(-(x * x + y * y) / 2);
+        nodes.push({ at: [i, j], weight, value: value(mean[0] + sd[0] * x, mean[1] + sd[1] * y) });
+      }
+      yield;
+    }
+  }
+  yield* add();
+  for (;;) {
+    const found = weightedMean(nodes);
+    const without = [0, 1].map((axis) => weightedMean(nodes.filter(({ at }) => at[axis] % 2 === 0)));
+    const changes = without.map((other) => Math.abs(other - found));
+    if (Math.max(...changes) < Math.max(tolerance, 5e-6 * Math.abs(found)) || nodes.length > FRAME.most) return found;
+    const axis = changes[0] > changes[1] ? 0 : 1;
+    steps[axis] /= 2;
+    for (const { at } of nodes) at[axis] *= 2;
+    yield* add(axis);
+  }
+}
+
+function weightedMean(nodes) {
+  let [sum, total] = [0, 0];
+  for (const { weight, value } of nodes) [sum, total] = [sum + weight * value, total + weight];
+  return sum / total;
+}
+
 /** E_q ln p(image|z), by quadrature. */
 export function expectedLogLikelihood(network, projected, posterior, nodes, turn = 0) {
   let sum = 0;
@@ -276,6 +327,28 @@ export function bounds(network, image, level, seed) {
     energy -= (likelihood + expectedLogPrior(posterior)) / DRAWS;
   });
   return { clean, posteriors, elbo, climb: mixtureEntropies(posteriors).map((entropy) => entropy - energy) };
+}
+
+/** The same bounds of the same corruptions, { elbo, climb }, with grids as fine as it takes. A generator, since this
+ * takes a second or more.
+ *
+ * Each of the DRAWS means may be ten times as far off as the clean picture's, since their mean counts. Each grid has
+ * a place of its own, that their errors average out. */
+export function* refine(network, image, level, seed) {
+  const projected = network.project(image);
+  const likelihood = (z1, z2) => network.logLikelihood(projected, z1, z2);
+  const clean = network.encode(image);
+  const ofClean = yield* refinedMean(clean, FINE.clean, [0.5, 0.5], likelihood);
+  const elbo = ofClean + expectedLogPrior(clean) + gaussianEntropy(clean);
+  if (level === 0) return { elbo, climb: COUNTS.map(() => elbo) };
+  const posteriors = corruptedPosteriors(network, image, level, seed);
+  let energy = 0;
+  for (const [n, posterior] of posteriors.entries()) {
+    const shift = [(0.755 * n) % 1, (0.57 * n) % 1]; // evenly spread
+    const ofNoisy = yield* refinedMean(posterior, FINE.likelihood, shift, likelihood);
+    energy -= (ofNoisy + expectedLogPrior(posterior)) / DRAWS;
+  }
+  return { elbo, climb: mixtureEntropies(posteriors, FINE.entropy).map((entropy) => entropy - energy) };
 }
 
 // ------------------------------------------------------------------------------------------------ the log-likelihood
@@ -357,51 +430,63 @@ function quarters(network, projected, cell, width) {
   });
 }
 
-/** Answer { index, key, image }, with the network's `layers` when it is first asked about, by { key, value, ... }; only
- * the last question counts. Runs in a worker, or where there can be none beside the page's other work. */
+/** Answer questions { kind, index, key, image, ... } by { kind, key, ... }, those of kind "evidence" by ln p(image), of
+ * kind "bounds" by the refined ones; the first about a network brings its `layers`, and of each kind only the last
+ * counts. Runs in a worker, or where there can be none beside the page's other work. */
 export function serve(scope = globalThis) {
-  const [networks, tables, filling] = [new Map(), new Map(), new Map()];
-  let [question, busy] = [null, false];
-  const pause = () => new Promise((done) => setTimeout(done));
-  const fill = (index) => {
-    if (!filling.has(index)) filling.set(index, fillTable(networks.get(index)));
+  const [networks, tables, filling, jobs] = [new Map(), new Map(), new Map(), new Map()];
+  let busy = false;
+  const work = {
+    *evidence({ index, image }) {
+      if (!filling.has(index)) filling.set(index, fillTable(networks.get(index)));
+      while (!tables.has(index)) {
+        const { done, value } = filling.get(index).next();
+        if (done) tables.set(index, value);
+        yield;
+      }
+      const { value, cells, width } = evidence(networks.get(index), tables.get(index), image);
+      const top = cells.reduce((most, cell) => Math.max(most, cell.value), -Infinity);
+      const seen = cells.filter((cell) => cell.value > top - 6);
+      const share = (cell) => [cell.z1, cell.z2, Math.exp(cell.value - top)];
+      return { value, width, cells: Float32Array.from(seen.flatMap(share)) };
+    },
+    bounds: ({ index, image, level, seed }) => refine(networks.get(index), image, level, seed),
+  };
+  const advance = (kind) => {
+    const { key, steps } = jobs.get(kind);
     for (const start = performance.now(); performance.now() - start < 30; ) {
-      const { done, value } = filling.get(index).next();
-      if (done) return tables.set(index, value);
+      const { done, value } = steps.next();
+      if (!done) continue;
+      jobs.delete(kind);
+      scope.postMessage({ kind, key, ...value });
+      return;
     }
-    return null;
   };
   const run = async () => {
     busy = true;
-    while (question) {
-      const { index, key, image } = question;
-      if (tables.has(index) || fill(index)) {
-        question = null;
-        const { value, cells, width } = evidence(networks.get(index), tables.get(index), image);
-        const top = cells.reduce((most, cell) => Math.max(most, cell.value), -Infinity);
-        const seen = cells.filter((cell) => cell.value > top - 6);
-        const share = (cell) => [cell.z1, cell.z2, Math.exp(cell.value - top)];
-        scope.postMessage({ key, value, width, cells: Float32Array.from(seen.flatMap(share)) });
+    while (jobs.size) {
+      for (const kind of [...jobs.keys()]) {
+        advance(kind);
+        await new Promise((done) => setTimeout(done)); // for questions to come in
       }
-      await pause();
     }
     busy = false;
   };
   scope.onmessage = ({ data }) => {
-    if (data.layers) networks.set(data.index, new Precise(data.layers));
-    question = data;
+    if (data.layers) networks.set(data.index, new Precise(data.layers, data.activation));
+    jobs.set(data.kind, { key: data.key, steps: work[data.kind](data) });
     if (!busy) run();
   };
 }
 
-/** Ask a worker of this module for log-likelihoods. `ask` returns the answer if it is known, else null, and calls
- * `changed` when it comes. */
+/** Ask a worker of this module, see `serve`. `ask` returns the answer where it is known, else null, and
+ * calls `changed` when it comes. */
 function makeOracle(source, sheets, changed) {
-  const [answers, told] = [new Map(), new Set()];
-  let [waiting, worker] = ["", null];
+  const [answers, told, waiting] = [new Map(), new Set(), new Map()]; // the last, of each kind: the key asked about
+  let worker = null;
   const receive = ({ data }) => {
     if (answers.size > 300) answers.clear();
-    answers.set(data.key, data);
+    answers.set(`${data.kind} ${data.key}`, data);
     changed();
   };
   const here = { postMessage: (data) => receive({ data }) };
@@ -409,7 +494,7 @@ function makeOracle(source, sheets, changed) {
   const stay = () => {
     worker = null;
     told.clear();
-    waiting = "";
+    waiting.clear();
     serve(here);
     changed();
   };
@@ -420,15 +505,14 @@ function makeOracle(source, sheets, changed) {
     serve(here); // a page that allows no worker
   }
   return {
-    ask(index, image, key) {
-      if (answers.has(key)) return answers.get(key);
-      if (waiting !== key) {
-        waiting = key;
-        const { layers } = sheets[index].network;
-        post({ index, key, image: image.slice(), ...(told.has(index) ? {} : { layers }) });
+    ask(kind, index, key, question) {
+      if (waiting.get(kind) !== key && !answers.has(`${kind} ${key}`)) {
+        waiting.set(kind, key);
+        const { layers, activation } = sheets[index].network;
+        post({ kind, index, key, ...question, ...(told.has(index) ? {} : { layers, activation }) });
         told.add(index);
       }
-      return null;
+      return answers.get(`${kind} ${key}`) ?? null;
     },
     stop: () => worker?.terminate(),
   };
@@ -649,11 +733,11 @@ function bound({ get, set, root, sheets, say, model, view }) {
   for (const name of ["row", "column"]) model.on(`change:${name}`, () => get("drawing") && set({ drawing: "" }));
   const oracle = makeOracle(get("_esm"), sheets, view.redraw);
   let [known, found] = ["", null]; // what was computed last, and for what
-  const compute = (index, key) => {
-    const wanted = `${key} ${get("level")} ${get("seed")}`;
+  const compute = (index, wanted) => {
     if (known === wanted) return;
     known = wanted;
-    sheets[index].precise ??= new Precise(sheets[index].network.layers);
+    const { layers, activation } = sheets[index].network;
+    sheets[index].precise ??= new Precise(layers, activation);
     found = bounds(sheets[index].precise, clean.image, get("level"), get("seed"));
   };
   return {
@@ -668,10 +752,14 @@ function bound({ get, set, root, sheets, say, model, view }) {
       markCursor();
       input.draw(noisy);
       const key = `${index} ${toHex(clean.image)}`;
-      const answer = oracle.ask(index, clean.image, key);
-      compute(index, key);
-      const [dvae, climb] = [found.climb[0], found.climb[get("count")]];
-      const seen = account({ exact: answer?.value ?? NaN, dvae, climb, elbo: found.elbo }, K);
+      const image = clean.image.slice();
+      const answer = oracle.ask("evidence", index, key, { image });
+      const wanted = `${key} ${get("level")} ${get("seed")}`;
+      compute(index, wanted);
+      const refined = oracle.ask("bounds", index, wanted, { image, level: get("level"), seed: get("seed") });
+      const { climb: all, elbo } = refined ?? found; // these are at hand, and a few hundredths of a nat off
+      const [dvae, climb] = [all[0], all[get("count")]];
+      const seen = account({ exact: answer?.value ?? NaN, dvae, climb, elbo }, K);
       const { rows, sizes, words, text } = seen;
       ladder.draw(rows, answer ? answer.value : null, words);
       gaps.replaceChildren(
@@ -690,7 +778,8 @@ function bound({ get, set, root, sheets, say, model, view }) {
       plane.overview(sheet, limit);
       const spread = `${DRAWS} posteriors of corrupted pictures, that of the clean one, and the true posterior`;
       plane.canvas.setAttribute("aria-label", `Code plane of the ${sheet.name} around ${pair(centre)}: ${spread}`);
-      say(`${sheet.name}. ${words} ${text.replaceAll("_", " ")}`);
+      root.setAttribute("aria-busy", String(!(answer && refined)));
+      if (refined) say(`${sheet.name}. ${words} ${text.replaceAll("_", " ")}`);
     },
   };
 }

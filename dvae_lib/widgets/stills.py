@@ -402,11 +402,16 @@ def _in_colour(found: Tensor, truth: Tensor) -> np.ndarray:
 def _plane(
     axes: Axes, view: NetworksView, name: str, model: VariationalAutoencoder, manifold: bool = True, dots: bool = True
 ) -> None:
-    """The manifold, dimmed, and the codes of the 256 squares, coloured by place; those beyond the edge at the edge."""
+    """The manifold, dimmed for dots, and the codes of the 256 squares, coloured by place, those beyond the edge at it.
+
+    Digits have no dots, and are brighter, as on the page.
+    """
     axes.set(facecolor=GROUND, title=name, aspect="equal")
     if manifold:
-        tiles = 480 // model.configuration["image_shape"][-1]  # as on the page: 20 squares or 17 digits
-        show_manifold(model, axes, tiles, (1 - 1 / tiles) * view.limit).images[0].set_clim(0, 2.4)
+        size = model.configuration["image_shape"][-1]
+        tiles = 480 // size  # as on the page: 20 squares or 17 digits
+        dimmed = 2.4 if size == 24 else 1.3
+        show_manifold(model, axes, tiles, (1 - 1 / tiles) * view.limit).images[0].set_clim(0, dimmed)
     if dots:
         down, right = np.indices((POSITIONS, POSITIONS)).reshape(2, -1, 1) / (POSITIONS - 1)
         shares = np.hstack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right])

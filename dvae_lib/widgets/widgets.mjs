@@ -221,6 +221,7 @@ export const MISSING = [86, 180, 233]; // blue: not set, and should be
 export const rgba = (red, green, blue) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 export const GREY = Uint32Array.from({ length: 256 }, (_, i) => rgba(i, i, i));
 export const DIM = Uint32Array.from({ length: 256 }, (_, i) => rgba(16 + 0.42 * i, 20 + 0.42 * i, 24 + 0.42 * i));
+export const BRIGHT = Uint32Array.from({ length: 256 }, (_, i) => rgba(16 + 0.75 * i, 20 + 0.75 * i, 24 + 0.75 * i));
 export const PLANE = 480; // pixels of the code plane's canvas
 const ZOOM = 8; // of the inset of a code plane
 
@@ -277,8 +278,9 @@ export function makePicture(title, columns = 1, size = SIZE) {
 /** How many pictures of this size the manifold holds along each axis. */
 const tilesOf = (size) => Math.floor(PLANE / size);
 
-/** Write the manifold, dimmed pictures side by side, into the memory of a square canvas that just holds them. */
-export function paintManifold(network, limit, memory) {
+/** Write the manifold, pictures side by side in the 256 colours of `shades`, into the memory of a square canvas that
+ * just holds them. */
+export function paintManifold(network, limit, memory, shades = DIM) {
   const { size } = network;
   const tiles = tilesOf(size);
   const [code, picture] = [new Float32Array(2), new Float32Array(size * size)];
@@ -289,7 +291,7 @@ export function paintManifold(network, limit, memory) {
       network.decode(code, picture);
       for (let i = 0; i < picture.length; i++) {
         const y = row * size + Math.floor(i / size);
-        memory[y * tiles * size + column * size + (i % size)] = DIM[Math.round(255 * picture[i])];
+        memory[y * tiles * size + column * size + (i % size)] = shades[Math.round(255 * picture[i])];
       }
     }
   }
@@ -320,11 +322,12 @@ export class Sheet {
     return this.layers.get(key);
   }
 
+  /** The pictures of the plane, dimmed where dots are to stand out on them: none do on those of other sizes. */
   manifold(context, limit) {
     const { size } = this.network;
     const width = size * tilesOf(size);
     const data = context.createImageData(width, width);
-    paintManifold(this.network, limit, new Uint32Array(data.data.buffer));
+    paintManifold(this.network, limit, new Uint32Array(data.data.buffer), size === SIZE ? DIM : BRIGHT);
     context.putImageData(data, 0, 0);
     if (width < PLANE) context.drawImage(context.canvas, 0, 0, width, width, 0, 0, PLANE, PLANE);
   }

@@ -5,13 +5,19 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import * as bound from "../../dvae_lib/widgets/bound.mjs";
-import { readNetworks } from "../../dvae_lib/widgets/widgets.mjs";
+import { Network, crossEntropy, newPosterior, readNetworks } from "../../dvae_lib/widgets/widgets.mjs";
 
 const fixture = JSON.parse(readFileSync(process.env.DVAE_FIXTURE, "utf8"));
 const bytes = new Uint8Array(Buffer.from(fixture.weights, "base64"));
 const read = readNetworks(bytes, fixture.shapes, fixture.levels.length);
 const networks = read.map(({ layers }) => new bound.Precise(layers));
 const found = fixture.cases.map(({ index, image, level, seed }) => bound.bounds(networks[index], image, level, seed));
+const finish = (steps) => {
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
+};
 const close = (value, wanted, tolerance, what) =>
   assert.ok(Math.abs(value - wanted) < tolerance, `${what}: ${value} against ${wanted}`);
 const gaussian = (mean, logVariance) => ({ mean, logVariance });
@@ -50,6 +56,56 @@ test("with the same corruptions and the same nodes all bounds are PyTorch's", ()
   });
 });
 
+test("the refined bounds are within 0.001 nats of PyTorch's, or beyond 100 nats within a hundred thousandth", () => {
+  fixture.cases.forEach(({ index, image, level, seed, ...wanted }, i) => {
+    const { elbo, climb } = finish(bound.refine(networks[index], image, level, seed));
+    const compare = (value, exact, what) => close(value, exact, Math.max(1e-3, 1e-5 * Math.abs(exact)), what);
+    compare(elbo, wanted.fine_elbo, `ELBO of case ${i}`);
+    climb.forEach((value, k) => compare(value, wanted.fine_climb[k], `L_${bound.COUNTS[k]} of case ${i}`));
+  });
+});
+
+test("a refined mean is that of the closed form, with kinks and in a narrow Gaussian far out", () => {
+  const posterior = gaussian([0.3, -2], [2 * Math.log(3), 2 * Math.log(0.01)]);
+  const mean = (value) => finish(bound.refinedMean(posterior, 1e-4, [0.2, 0.6], value));
+  close(mean((z1, z2) => z1 * z1 + z2), 9.09 - 2, 1e-4, "second moment");
+  close(mean((z1, z2) => Math.abs(z1 - 0.3) + 100 * Math.abs(z2 + 2)), 4 * Math.sqrt(2 / Math.PI), 1e-4, "kinks");
+});
+
+test("without noise the refined bounds are the clean picture's, and another question ends the first", async () => {
+  const [{ index, image }] = fixture.cases;
+  const { elbo, climb } = finish(bound.refine(networks[index], image, 0, 3));
+  assert.deepEqual(climb, [elbo, elbo, elbo, elbo]);
+  const answers = [];
+  const scope = { postMessage: (answer) => answers.push(answer) };
+  bound.serve(scope);
+  const ask = (key, level, more) =>
+    scope.onmessage({ data: { kind: "bounds", index: 0, key, image, level, seed: 3, ...more } });
+  ask("first", 0.2, { layers: read[index].layers });
+  await new Promise((done) => setTimeout(done));
+  ask("second", 0);
+  while (!answers.length) await new Promise((done) => setTimeout(done, 5));
+  await new Promise((done) => setTimeout(done, 100));
+  assert.deepEqual(answers, [{ kind: "bounds", key: "second", elbo, climb }]);
+});
+
+test("a network of another activation is computed with its own", () => {
+  const [{ layers }] = read;
+  const posterior = newPosterior();
+  new Network(layers, "tanh").encode(Float32Array.from(fixture.cases[0].image), posterior);
+  const { mean, logVariance } = new bound.Precise(layers, "tanh").encode(fixture.cases[0].image);
+  for (const j of [0, 1]) {
+    close(mean[j], posterior.mean[j], 1e-4, "mean");
+    close(logVariance[j], posterior.logVariance[j], 1e-4, "log-variance");
+  }
+  const code = Float32Array.of(0.5, -1);
+  const logits = new Float32Array(576);
+  new Network(layers, "tanh").decode(code, new Float32Array(576), logits);
+  const precise = new bound.Precise(layers, "tanh");
+  const { image } = fixture.cases[0];
+  close(-precise.logLikelihood(precise.project(image), ...code), crossEntropy(logits, image), 1e-2, "log-likelihood");
+});
+
 test("the entropies of the mixtures are those of finer quadrature, and that of one Gaussian is the closed form", () => {
   fixture.cases.forEach((wanted, i) => {
     const entropies = bound.mixtureEntropies(found[i].posteriors);
@@ -76,13 +132,7 @@ test("the bounds rise with K, and none exceeds the log-likelihood", () => {
   }
 });
 
-const tables = networks.map((network) => {
-  const filling = bound.fillTable(network);
-  for (;;) {
-    const { done, value } = filling.next();
-    if (done) return value;
-  }
-});
+const tables = networks.map((network) => finish(bound.fillTable(network)));
 
 test("the log-likelihood is that of PyTorch on a finer grid", () => {
   const measured = fixture.cases.map((one, i) => [one, found[i]]).filter(([{ exact }]) => exact !== null);
