@@ -3,10 +3,12 @@
 import base64
 import io
 import itertools
+import json
 import math
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,6 +22,7 @@ import traitlets
 from IPython.core.formatters import DisplayFormatter
 from ipywidgets.embed import embed_data
 from PIL import Image
+from refresh import notebooks
 
 import dvae_lib
 from dvae_lib import BernoulliNoise, TrainingConfig, all_squares, load_checkpoint, mlp_vae, train
@@ -576,3 +579,16 @@ def test_a_drawing_of_another_size_is_refused():
     view.drawing = "f" * 196
     with pytest.raises(traitlets.TraitError, match="drawing"):
         view.drawing = "f" * 144
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in notebooks() if "widgets" in json.loads(path.read_text())["metadata"]]
+)
+def test_a_page_has_the_front_end_of_today(path):
+    """The stored states hold its code: after a change of it, `make refresh` the notebooks with explorers."""
+    stored = json.loads(path.read_text())["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    views_of_page = [model["state"] for model in stored.values() if "_esm" in model["state"]]
+    assert views_of_page
+    for state in views_of_page:
+        kind = getattr(import_module(state["_anywidget_id"].rpartition(".")[0]), state["_anywidget_id"].split(".")[-1])
+        assert (state["_esm"], state["_css"]) == (str(kind._esm), str(kind._css)), state["kind"]

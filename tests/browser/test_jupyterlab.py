@@ -127,6 +127,8 @@ def test_a_chapter_runs_and_shows_its_exercises_and_theorems(run, name):
     page = run(name)
     used = directives(name)
     assert used["exercise"] >= 3
+    whole = "(count) => document.querySelectorAll('.myst-exercise-title').length >= count"  # drawn one after another
+    page.wait_for_function(whole, arg=used["exercise"] + used["solution-start"], timeout=PATIENCE)
     titles = " | ".join(page.locator(".myst-exercise-title").all_text_contents())
     numbers = [str(number) for number in range(1, used["exercise"] + 1)]
     assert sorted(set(re.findall(r"(?:^|\| )Exercise\s(\d+)", titles))) == numbers

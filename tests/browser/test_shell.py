@@ -149,8 +149,10 @@ def test_the_second_explorer_of_a_kind_has_a_name_of_its_own(open_explorer):
     page.route(re.compile(r"explore\.html"), twice)
     page.goto("about:blank")
     page.goto(f"{url}#denoise-2=level:0.3")
-    page.wait_for_function("(count) => document.querySelectorAll('.dvae-shell').length === count", arg=5)
-    first, last = (page.get_by_role("button", name="Fresh noise").nth(place) for place in (0, 2))
+    shells = "(count) => document.querySelectorAll('.dvae-shell').length === count"
+    page.wait_for_function(shells, arg=len(KINDS) + 1)
+    fresh = page.get_by_role("button", name="Fresh noise")
+    first, last = fresh.first, fresh.last  # the first explorer with such a button, and the one added at the page's end
     last.click()
     hash_of(page, "#denoise-2=level:0.3,seed:2")
     first.click()
