@@ -100,7 +100,8 @@ def run(browser, lab) -> Iterator[Callable]:
 
     def run(name: str):
         page = context.new_page()
-        page.goto(f"{lab}lab/tree/book/{name}.ipynb?token={TOKEN}", timeout=PATIENCE)
+        # a workspace of its own: that of the server opens again what an earlier test had open
+        page.goto(f"{lab}lab/workspaces/{name}/tree/book/{name}.ipynb?token={TOKEN}", timeout=PATIENCE)
         page.wait_for_function(READY, timeout=PATIENCE)
         # the promise breaks at the first error, also at one that is meant, while the others run on
         page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells').catch(() => null)")
