@@ -8,3 +8,17 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   for (const box of document.querySelectorAll(".pst-scrollable-table-container")) sizes.observe(box);
 });
+
+// A link to a heading: explorers above it grow when they are drawn, and would push it down the window. So it is brought
+// back to its place whenever the text changes its height, until the reader does anything, for half a minute at most.
+addEventListener("DOMContentLoaded", () => {
+  const anchor = decodeURIComponent(location.hash.slice(1)).split("&")[0];
+  const target = anchor && document.getElementById(anchor);
+  if (!target || !document.querySelector(".dvae-still")) return;
+  const follower = new ResizeObserver(() => target.scrollIntoView());
+  follower.observe(document.querySelector("article"));
+  setTimeout(() => follower.disconnect(), 30000);
+  for (const deed of ["wheel", "touchstart", "pointerdown", "keydown", "hashchange"]) {
+    addEventListener(deed, () => follower.disconnect(), { once: true, passive: true });
+  }
+});

@@ -184,7 +184,7 @@ def test_the_controls_can_be_hidden_and_the_keyboard_brings_them_back(open_explo
     explorer.get_by_role("button", name="Hide controls").click()
     hash_of(page, "#hide=controls")
     for fresh in (page, open_explorer(1, fragment="#hide=controls")[0]):
-        hidden = ".dvae-controls, .bd-sidebar-primary, .dvae .dvae-button"
+        hidden = ".dvae-controls, .bd-sidebar-primary, .dvae .dvae-button:not([role=switch])"  # bits are what is shown
         assert [visible(fresh, hidden), visible(fresh, ".dvae-shell button")] == [0, len(EXPLORERS)]
         assert visible(fresh, ".dvae canvas") > 20
     assert page.evaluate("document.activeElement.textContent") == "Show controls"
@@ -239,7 +239,7 @@ def test_a_saved_picture_shows_what_the_explorer_shows(open_explorer, index, opt
           };
           const canvases = [...root.querySelectorAll(".dvae-picture, .dvae-plane")].map((canvas) =>
             ({ box: box(canvas), url: canvas.toDataURL(), exact: canvas.matches(".dvae-picture") }));
-          return { size: [width, height], canvases, title: box(root.querySelector(".dvae-title")) };
+          return { size: [width, height], canvases, title: box(root.querySelector(".dvae-title, .dvae-count")) };
         }"""
     )
     height, width = saved.shape[:2]
