@@ -144,7 +144,7 @@ def test_explore_trains_and_shows_the_new_network(run):
     page = run("explore")
     output = page.locator(".jp-OutputArea-output", has=page.get_by_role("button", name="Train"))
     assert output.locator("canvas").count() == 0
-    output.get_by_role("button", name="Train").click()
+    output.get_by_role("button", name="Train").click(timeout=PATIENCE)
     output.get_by_role("status").filter(has_text="nats per image").wait_for(timeout=PATIENCE)
     output.get_by_text("DVAE, p = 0.25").first.wait_for(timeout=PATIENCE)
     drawn = f"(area) => [...area.querySelectorAll('canvas')].filter((canvas) => ({COLOURS})(canvas) > 1).length >= 8"
