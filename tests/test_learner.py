@@ -12,9 +12,9 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
-import traitlets
 from PIL import Image
 from test_js import node
+from test_widgets import check_bounds
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import dvae_lib
@@ -163,19 +163,7 @@ def test_argument_control_and_page_have_the_same_bounds(trait, argument, low, hi
         pair = (0, value) if trait == "column" else (value, 0)
         return TrainInPage(**{argument: value if trait == argument else pair})
 
-    step = 1 if isinstance(low, int) else 0.01
-    for value in (low, high):
-        built = build(value)
-        control = built.controls[trait]
-        assert (control.value, control.min, control.max) == (value, low, high)
-        assert getattr(built.view, trait) == value
-    for value in (low - step, high + step):
-        with pytest.raises(ValueError, match=argument):
-            build(value)
-        with pytest.raises(traitlets.TraitError, match=trait):
-            setattr(built.view, trait, value)
-    with pytest.raises(TypeError, match=argument):
-        build("a")
+    check_bounds(build, trait, argument, low, high)
 
 
 def test_a_speed_is_one_of_those_offered():

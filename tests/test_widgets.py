@@ -280,6 +280,23 @@ def test_the_weights_are_in_the_page_once_however_many_explorers_it_has(networks
     assert refer == [f"IPY_MODEL_{holder}"] * len(EXPLORERS)
 
 
+def check_bounds(build, trait, argument, low, high):
+    """The argument, the control and the view that `build` makes of a value take low to high, and nothing beyond."""
+    step = 1 if isinstance(low, int) else 0.01
+    for value in (low, high):
+        built = build(value)
+        control = built.controls[trait]
+        assert (control.value, control.min, control.max, control.step) == (value, low, high, step)
+        assert getattr(built.view, trait) == value
+    for value in (low - step, high + step):
+        with pytest.raises(ValueError, match=argument):
+            build(value)
+        with pytest.raises(traitlets.TraitError, match=trait):
+            setattr(built.view, trait, value)
+    with pytest.raises(TypeError, match=argument):
+        build("a")
+
+
 @pytest.mark.parametrize(
     ("explorer", "trait", "argument", "low", "high"),
     [
@@ -297,19 +314,7 @@ def test_argument_control_and_page_have_the_same_bounds(explorer, trait, argumen
         pair = (0, value) if trait.endswith(("2", "column")) else (value, 0)
         return explorer(networks, **{argument: value if trait == argument else pair})
 
-    step = 1 if isinstance(low, int) else 0.01
-    for value in (low, high):
-        built = build(value)
-        control = built.controls[trait]
-        assert (control.value, control.min, control.max, control.step) == (value, low, high, step)
-        assert getattr(built.view, trait) == value
-    for value in (low - step, high + step):
-        with pytest.raises(ValueError, match=argument):
-            build(value)
-        with pytest.raises(traitlets.TraitError, match=trait):
-            setattr(built.view, trait, value)
-    with pytest.raises(TypeError, match=argument):
-        build("a")
+    check_bounds(build, trait, argument, low, high)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import ipywidgets
 import numpy as np
 import traitlets
 
+from dvae_lib._checks import check_choice
 from dvae_lib.widgets.explorers import Explorer, _check, _checkbox, _seed_box, _slider, compared
 from dvae_lib.widgets.networks import Networks
 from dvae_lib.widgets.views import NOISES, NetworksView, front_end
@@ -171,8 +172,7 @@ class DigitDenoise(Explorer):
         levels: Sequence[float] | None = None,
     ) -> None:
         traits = _compared(networks, levels, CODE)
-        if noise not in NOISES:
-            raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
+        check_choice("noise", noise, NOISES)
         view = DigitDenoiseView(
             kind="digit_denoise",
             digit=_check(DigitDenoiseView, "digit", digit),

@@ -120,6 +120,12 @@ def _checkbox(view: View, trait: str, description: str) -> ipywidgets.Widget:
     return ipywidgets.Checkbox(value=getattr(view, trait), description=description, indent=False)
 
 
+def _network_slider(networks: Networks, start: float) -> ipywidgets.Widget:
+    """A slider through the networks, by the noise of their training, that starts at one of them."""
+    options = [(f"{p:g}", p) for p in networks.levels]
+    return ipywidgets.SelectionSlider(options=options, value=start, description="training p")
+
+
 def _seed_box(view: View) -> ipywidgets.Widget:
     bounds: Any = view.traits()["seed"]
     return ipywidgets.BoundedIntText(value=view.seed, min=bounds.min, max=bounds.max, description="seed")
@@ -181,8 +187,7 @@ class Denoise(Explorer):
         levels: Sequence[float] = (0.0, 0.1),
     ) -> None:
         traits = compared(networks, levels)
-        if noise not in NOISES:
-            raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
+        check_choice("noise", noise, NOISES)
         corner = _check_square(DenoiseView, "square", square)
         view = DenoiseView(
             kind="denoise",
@@ -235,9 +240,8 @@ class TrainingNoise(Explorer):
             **corner,
             **traits,
         )
-        options = [(f"{p:g}", p) for p in networks.levels]
         controls = {
-            "index": ipywidgets.SelectionSlider(options=options, value=start, description="training p"),
+            "index": _network_slider(networks, start),
             "level": _slider(view, "level", "input noise"),
             **_sliders(view, corner),
             "seed": _seed_box(view),
@@ -286,10 +290,9 @@ class Bound(Explorer):
             **corner,
             **traits,
         )
-        levels = [(f"{p:g}", p) for p in networks.levels]
         counts = [(str(K), K) for K in COUNTS]
         controls = {
-            "index": ipywidgets.SelectionSlider(options=levels, value=start, description="training p"),
+            "index": _network_slider(networks, start),
             "level": _slider(view, "level", "input noise"),
             **_sliders(view, corner),
             "count": ipywidgets.SelectionSlider(options=counts, value=corruptions, description="corruptions"),

@@ -5,17 +5,14 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import * as widgets from "../../dvae_lib/widgets/widgets.mjs";
+import { assertNetworksAgree } from "./compare.mjs";
 
-const { PIXELS, SIZE, crossEntropy, newPosterior, normal, uniforms } = widgets;
+const { PIXELS, SIZE, normal, uniforms } = widgets;
 const fixture = JSON.parse(readFileSync(process.env.DVAE_FIXTURE, "utf8"));
 const bytes = new Uint8Array(Buffer.from(fixture.weights, "base64"));
 const read = (data = bytes) => widgets.readNetworks(data, fixture.shapes, fixture.levels.length);
 const squares = widgets.allSquares();
 
-const largest = (found, wanted) => {
-  assert.equal(found.length, wanted.length);
-  return wanted.reduce((most, value, i) => Math.max(most, Math.abs(value - found[i])), 0);
-};
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const mean = (values) => sum(values) / values.length;
 const many = (n, draw) => Array.from({ length: n }, draw);
@@ -31,19 +28,7 @@ const assertStandard = (values) => {
 };
 
 test("the networks encode and decode as PyTorch does, and their cross-entropy agrees", () => {
-  const [posterior, probabilities, logits] = [newPosterior(), new Float32Array(PIXELS), new Float32Array(PIXELS)];
-  read().forEach((network, k) => {
-    const wanted = fixture.networks[k];
-    fixture.images.forEach((values, i) => {
-      const image = Float32Array.from(values);
-      network.encode(image, posterior);
-      assert.ok(largest(posterior.mean, wanted.mean[i]) < 1e-4);
-      assert.ok(largest(posterior.logVariance, wanted.log_variance[i]) < 1e-4);
-      network.decode(fixture.codes[i], probabilities, logits);
-      assert.ok(largest(probabilities, wanted.probabilities[i]) < 1e-5);
-      assert.ok(Math.abs(crossEntropy(logits, image) / wanted.cross_entropy[i] - 1) < 1e-5);
-    });
-  });
+  assertNetworksAgree(read(), fixture);
 });
 
 test("the weights may lie anywhere in their buffer", () => {
