@@ -10,11 +10,12 @@ import {
   PLANE,
   WHITE,
   cleanPicture,
+  drawingButtons,
+  dropDrawing,
   corrupt,
   decimal,
   freshNoise,
   make,
-  makeButton,
   makeEditable,
   makePicture,
   makeTitle,
@@ -711,8 +712,7 @@ function bound({ get, set, root, sheets, say, model, view }) {
     "div",
     { class: "dvae-tools" },
     freshNoise({ get, set }),
-    makeButton("Empty picture", () => set({ drawing: toHex(new Float32Array(PIXELS)) })),
-    makeButton("Back to the square", () => set({ drawing: "" })),
+    ...drawingButtons(set),
     legend,
   );
   const ladder = makeLadder(4);
@@ -730,7 +730,7 @@ function bound({ get, set, root, sheets, say, model, view }) {
     ),
     reading,
   );
-  for (const name of ["row", "column"]) model.on(`change:${name}`, () => get("drawing") && set({ drawing: "" }));
+  dropDrawing({ model, get, set });
   const oracle = makeOracle(get("_esm"), sheets, view.redraw);
   let [known, found] = ["", null]; // what was computed last, and for what
   const compute = (index, wanted) => {

@@ -1,5 +1,5 @@
-import { EXPLORERS, EXTRA, MISSING, corrupt, crossEntropy } from "./widgets.mjs";
-import { freshNoise, fromHex, interpolate, latentMap, make, makeButton, makeEditable } from "./widgets.mjs";
+import { EXPLORERS, EXTRA, MISSING, corrupt, crossEntropy, drawingButtons, dropDrawing } from "./widgets.mjs";
+import { freshNoise, fromHex, interpolate, latentMap, make, makeEditable } from "./widgets.mjs";
 import { makePicture, makeTitle, newPosterior, sample, swatch, toHex, wrongPixels } from "./widgets.mjs";
 
 // The explorers of handwritten digits. Their networks have codes of two entries or of fifty; nothing here knows which
@@ -50,8 +50,7 @@ function digitDenoise({ get, set, root, compared, say, model, view }) {
     "div",
     { class: "dvae-tools" },
     freshNoise({ get, set }),
-    makeButton("Empty picture", () => set({ drawing: toHex(new Float32Array(size * size)) })),
-    makeButton("Back to the digit", () => set({ drawing: "" })),
+    ...drawingButtons(set, "digit", size * size),
     make(
       "p",
       { class: "dvae-legend" },
@@ -62,7 +61,7 @@ function digitDenoise({ get, set, root, compared, say, model, view }) {
   root.append(make("div", { class: "dvae-inputs dvae-large" }, editor.element, input.element, tools));
   const panels = sheets.map((sheet) => digitReconstruction(sheet));
   root.append(make("div", { class: "dvae-pair" }, ...panels.map(({ element }) => element)));
-  model.on("change:digit", () => get("drawing") && set({ drawing: "" })); // it takes the place of what was drawn
+  dropDrawing({ model, get, set }, ["digit"]);
   return {
     traits: ["digit", "drawing", "kind_of_noise", "level", "seed", "draw_code"],
     draw() {

@@ -1,6 +1,6 @@
 import { EXPLORERS, EXTRA, MISSING, PIXELS, POSITIONS, SIDE, SIZE, cleanPicture, corrupt } from "./widgets.mjs";
 import { crossEntropy, freshNoise, inWords, linear, make, makeButton, makeEditable } from "./widgets.mjs";
-import { makePicture, makeTitle, paintSquare, swatch, toHex, wrongPixels } from "./widgets.mjs";
+import { drawingButtons, dropDrawing, makePicture, makeTitle, paintSquare, swatch, wrongPixels } from "./widgets.mjs";
 
 // The explorers of a code of bits and of denoising at all levels. Each has one network, of layers with ReLUs between.
 
@@ -92,8 +92,7 @@ function bitSwitches({ get, set, root, sheets: layers, say, model, view }) {
     { class: "dvae-tools" },
     makeButton("Take over the most probable code", () => set({ code: likeliest })),
     makeButton("Random bits", () => set({ code: random() })),
-    makeButton("Empty picture", () => set({ drawing: toHex(new Float32Array(PIXELS)) })),
-    makeButton("Back to the square", () => set({ drawing: "" })),
+    ...drawingButtons(set),
   );
   const note = make("p", { class: "dvae-note" });
   const legend = make(
@@ -109,7 +108,7 @@ function bitSwitches({ get, set, root, sheets: layers, say, model, view }) {
     make("section", { class: "dvae-panel" }, pictures, note, legend, tools),
   );
   root.classList.add("dvae-pair", "dvae-code");
-  for (const name of ["row", "column"]) model.on(`change:${name}`, () => get("drawing") && set({ drawing: "" }));
+  dropDrawing({ model, get, set });
   return {
     traits: ["code", "row", "column", "drawing"],
     draw() {

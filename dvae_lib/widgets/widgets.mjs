@@ -552,6 +552,17 @@ export function cleanPicture({ get, set }) {
   };
 }
 
+/** Buttons that empty the picture, and that go back to what the controls choose, which is called `kind`. */
+export const drawingButtons = (set, kind = "square", pixels = PIXELS) => [
+  makeButton("Empty picture", () => set({ drawing: toHex(new Float32Array(pixels)) })),
+  makeButton(`Back to the ${kind}`, () => set({ drawing: "" })),
+];
+
+/** What is chosen by one of these controls takes the place of what was drawn. */
+export function dropDrawing({ model, get, set }, names = ["row", "column"]) {
+  for (const name of names) model.on(`change:${name}`, () => get("drawing") && set({ drawing: "" }));
+}
+
 function denoise({ get, set, root, compared, say, model, view }) {
   const limit = get("limit");
   const clean = cleanPicture({ get, set });
@@ -563,8 +574,7 @@ function denoise({ get, set, root, compared, say, model, view }) {
     "div",
     { class: "dvae-tools" },
     freshNoise({ get, set }),
-    makeButton("Empty picture", () => set({ drawing: toHex(new Float32Array(PIXELS)) })),
-    makeButton("Back to the square", () => set({ drawing: "" })),
+    ...drawingButtons(set),
     make(
       "p",
       { class: "dvae-legend" },
@@ -578,8 +588,7 @@ function denoise({ get, set, root, compared, say, model, view }) {
   root.append(make("div", { class: "dvae-inputs" }, editor.element, input.element, tools));
   const panels = compared().map((sheet) => makeReconstruction(sheet, limit, view));
   root.append(make("div", { class: "dvae-pair" }, ...panels.map((panel) => panel.element)));
-  // a square that is chosen takes the place of what was drawn
-  for (const name of ["row", "column"]) model.on(`change:${name}`, () => get("drawing") && set({ drawing: "" }));
+  dropDrawing({ model, get, set });
   return {
     traits: ["row", "column", "drawing", "kind_of_noise", "level", "seed", "draw_code"],
     draw() {
