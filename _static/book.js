@@ -12,7 +12,7 @@ document.addEventListener("DOMContentLoaded", () => {
 // A link to a heading: explorers above it grow when they are drawn, and would push it down the window. So it is brought
 // back to its place whenever the text changes its height, until the reader does anything, for half a minute at most.
 addEventListener("DOMContentLoaded", () => {
-  const anchor = decodeURIComponent(location.hash.slice(1)).split("&")[0];
+  const anchor = location.hash.slice(1).split("&")[0]; // as it stands: Sphinx writes ids in ASCII
   const target = anchor && document.getElementById(anchor);
   if (!target || !document.querySelector(".dvae-still")) return;
   const follower = new ResizeObserver(() => target.scrollIntoView());
