@@ -177,7 +177,8 @@ def exact_log_likelihood(
         raise ValueError(f"model must have a code of two entries, or of up to 12 bits, got {size}")
     if bits:
         codes = torch.cartesian_prod(*size * [_in_float64(torch.arange(2, device=images.device))]).view(-1, size)
-        value = _log_joint_of_cells(model, images, codes, 1).logsumexp(0)
+        parts = [_log_joint_of_cells(model, some, codes, 1).logsumexp(0) for some in images.split(256)]
+        value = torch.cat(parts)
         return Estimate(value, torch.zeros_like(value))
     parts = [_integral(model, some, nodes, limit) for some in images.split(256)]
     return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))

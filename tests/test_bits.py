@@ -108,8 +108,12 @@ def test_relaxed_sample_has_the_temperature_of_the_moment():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_codes_have_the_type_of_the_logits(training):
-    assert ConcreteSampler(0.5).train(training)(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+def test_codes_of_bfloat16_logits_are_those_of_float32_rounded(training):
+    logits = torch.linspace(-3, 3, 60).view(20, 3).bfloat16()
+    pair = [ConcreteSampler(0.5, torch.Generator().manual_seed(0)).train(training) for _ in range(2)]
+    codes, wide = (sampler(given) for sampler, given in zip(pair, (logits, logits.float()), strict=True))
+    assert codes.dtype == torch.bfloat16
+    assert torch.equal(codes, wide.bfloat16())
 
 
 def test_relaxed_sample_is_differentiable_with_the_gradient_of_finite_differences():
@@ -309,6 +313,16 @@ def test_reconstruction_of_a_trained_step_is_of_relaxed_codes():
     assert set(seen[1].flatten().tolist()) <= {0.0, 1.0}
     assert not model.posterior[0].requires_grad  # it keeps no graph alive
     assert functional.binary_cross_entropy_with_logits(logits, IMAGES).isfinite()
+
+
+def test_a_code_of_one_bit_is_enumerated_as_well():
+    """Over all 64 images its probabilities add up to 1."""
+    assert exact_log_likelihood(toy(bits=1), IMAGES).value.exp().sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_many_images_are_enumerated_in_parts():
+    model, images = toy(), IMAGES.repeat(5, 1, 1, 1)  # 320
+    assert torch.equal(exact_log_likelihood(model, images).value, exact_log_likelihood(model, IMAGES).value.repeat(5))
 
 
 def test_too_many_bits_are_not_enumerated():
