@@ -23,7 +23,7 @@ class _GaussianKL(torch.autograd.Function):
 
     @staticmethod
     def forward(mean: Tensor, log_variance: Tensor) -> Tensor:
-        # expm1(a) - a keeps the digits that exp(a) - 1 - a loses near a = 0
+        # expm1(a) - a keeps digits that exp(a) - 1 - a loses near a = 0
         return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(1)  # (batch,)
 
     @staticmethod
