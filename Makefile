@@ -32,8 +32,9 @@ help:
 	@echo "make test-gpu run the tests that need a GPU, and every notebook on it"
 	@echo "make serve    build the book and open it on http://127.0.0.1:$(PORT)"
 	@echo "make refresh  run every notebook and store its outputs (NOTEBOOKS='book/noise.ipynb ...' for some)"
+	@echo "make links    ask for every address that the pages link to (needs the network)"
 	@echo "make ledger   renew the numbers of the text that come from experiments/results, and the list of them all"
-	@echo "make lint     ruff and mypy"
+	@echo "make lint     ruff, mypy and, where there is npm, eslint"
 	@echo "make exercises  write the chapters for a class, without solutions but with their checks, into classroom/"
 	@echo "make slides   slides of the chapters, from the same notebooks, in _build/slides (NOTEBOOKS=book/noise.ipynb for one)"
 	@echo "make bench    time the training step beside a plain loop, pythae and Pyro (options: BENCH='--rounds 3 ...')"
@@ -94,7 +95,7 @@ test-gpu:
 
 serve: book
 	@echo "== http://127.0.0.1:$(PORT) (Ctrl-C stops)"
-	@$(BIN)/python -m webbrowser http://127.0.0.1:$(PORT) || true
+	@(sleep 1; $(BIN)/python -m webbrowser http://127.0.0.1:$(PORT) || true) &
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 refresh: $(READY)
@@ -137,7 +138,7 @@ bench: $(BENCH_READY)
 weights: $(READY)
 	$(BIN)/python tools/train_weights.py
 
-# all say first how long they take; each goes on where it was stopped
+# the long ones say first how long they take; each goes on where it was stopped
 experiments: $(READY)
 	@$(BIN)/python -m experiments.squares --estimate
 	@$(BIN)/python -m experiments.gaps --estimate

@@ -15,7 +15,7 @@ addEventListener("DOMContentLoaded", () => {
   const anchor = location.hash.slice(1).split("&")[0]; // as it stands: Sphinx writes ids in ASCII
   const target = anchor && document.getElementById(anchor);
   if (!target || !document.querySelector(".dvae-still")) return;
-  const follower = new ResizeObserver(() => target.scrollIntoView());
+  const follower = new ResizeObserver(() => target.scrollIntoView({ behavior: "instant" }));
   follower.observe(document.querySelector("article"));
   setTimeout(() => follower.disconnect(), 30000);
   for (const deed of ["wheel", "touchstart", "pointerdown", "keydown", "hashchange"]) {

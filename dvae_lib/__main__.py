@@ -48,6 +48,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("learning-rate", "weight-decay"):
         parser.add_argument(f"--{name}", type=float)
     options = parser.parse_args(arguments)
+    if options.output is not None and Path(options.output).is_dir():
+        parser.error(f"--output must be a file, got the folder {options.output!r}")
     if options.output is not None and not Path(options.output).absolute().parent.is_dir():
         parser.error(f"--output must lie in a folder that exists, got {options.output}")
     return options

@@ -61,8 +61,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "hidden_size", "report_every", "checkpoint_every"):
             check_integer(name, getattr(self, name))
-        for name in ("seed", "kl_warm_up"):
-            check_integer(name, getattr(self, name), 0)
+        check_integer("seed", self.seed, 0, 2**64 - 1)  # what a generator takes
+        check_integer("kl_warm_up", self.kl_warm_up, 0)
         for name in ("decay", "weight_decay"):
             check_number(name, getattr(self, name), 0)
         if check_number("learning_rate", self.learning_rate, 0) == 0:

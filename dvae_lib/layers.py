@@ -185,7 +185,8 @@ class ConcreteSampler(nn.Module):
     `forward(logits)`, (batch, code), returns z, (batch, code).
 
     Args:
-        temperature: greater than 0; that of the first step, where `TrainingConfig.final_temperature` lets it fall.
+        temperature: greater than 0, the first value of the tensor `current`, by which `forward` divides. A run writes
+            `current` before each step, with `TrainingConfig.final_temperature` falling values, and leaves it at the last.
         generator: the source of the noise, on the device of `logits`; None takes PyTorch's default generator.
 
     Raises:

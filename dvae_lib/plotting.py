@@ -79,12 +79,13 @@ def latent_grid(size: int = 20, limit: float = 0.95) -> Tensor:
 
     Returns:
         (size * size, 2), in the order of the pictures of an `image_grid`: the first code is the top left one,
-        (-limit, limit); the first coordinate grows to the right, the second upwards.
+        (-limit, limit), or (0, 0) if there is only one; the first coordinate grows to the right, the second upwards.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or out of range.
     """
-    axis = torch.linspace(-check_number("limit", limit, 0), limit, check_integer("size", size))
+    limit, size = check_number("limit", limit, 0), check_integer("size", size)
+    axis = torch.linspace(-limit, limit, size) if size > 1 else torch.zeros(1)  # a single code lies at the centre
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")  # rows from the top, columns
     return torch.stack([first, second], dim=-1).flatten(0, 1)  # (size, size, 2) -> (size * size, 2)
 
@@ -151,7 +152,7 @@ def plot_protocol(protocols: Mapping[str, Run] | Run, window: int = 50) -> Figur
         steps = _window_means(np.arange(len(protocol)), window)
         reconstruction, kl, mean, spread, centre, _ = columns.values()
         for axis, column in zip(axes.flat, (reconstruction, kl, mean, centre), strict=True):
-            axis.plot(steps, column, style, label=name, linewidth=1.2)
+            axis.plot(steps, column, style, label=name, linewidth=1.2, marker="." if len(steps) == 1 else None)
         axes[1, 1].fill_between(steps, centre - spread, centre + spread, alpha=0.2, linewidth=0)
     scales = {
         "logit" if isinstance(protocol, BernoulliProtocol) else "log-variance": None for protocol in runs.values()

@@ -59,7 +59,7 @@ def train(
         progress: show a progress bar, unless the environment variable TQDM_DISABLE is set.
         checkpoint: a file that the run writes and, when it is there, goes on from.
         on_report: called at each report with the number of steps made and the protocol of those since the report
-            before; where it returns True, the run ends.
+            before; the run ends where it returns what counts as true.
 
     Returns:
         The protocol, with a row for every step made; of several processes, the mean of their rows.

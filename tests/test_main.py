@@ -98,6 +98,9 @@ def test_a_folder_that_is_missing_is_told_before_the_run_and_not_after_it(tmp_pa
     with pytest.raises(SystemExit, match="2"):
         main(["--output", str(tmp_path / "missing" / "model.safetensors")])
     assert "--output must lie in a folder that exists" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--output", str(tmp_path)])
+    assert "--output must be a file, got the folder" in capsys.readouterr().err
 
 
 def test_help_and_its_examples_are_understood(capsys):

@@ -46,7 +46,8 @@ def test_codes_of_the_article():
 
 
 def test_codes_of_a_single_picture_and_of_no_extent():
-    assert latent_grid(1, 0).tolist() == [[0, 0]]
+    assert latent_grid(1).tolist() == [[0, 0]]
+    assert latent_grid(2, 0).tolist() == 4 * [[0, 0]]
 
 
 class TwoTones(nn.Module):
@@ -126,6 +127,7 @@ def test_lines_are_window_means(steps, window, groups):
     for axes, name in zip(figure.axes, DRAWN, strict=True):
         (line,) = axes.lines
         np.testing.assert_allclose(line.get_xdata(), [np.mean(group) for group in groups])
+        assert (line.get_marker() == ".") == (len(groups) == 1)  # a line through one point is none
         column = getattr(run, name)
         np.testing.assert_allclose(line.get_ydata(), [column[list(group)].mean() for group in groups], rtol=1e-6)
 

@@ -322,11 +322,17 @@ def test_the_comparison_sees_what_a_record_freezes(step):
         lambda run: run.rows[run.schedule[:, 0] > 0.5],
         lambda run: run.rows.nonzero(),
         lambda run: run.rows.masked_select(run.rows > 0),
+        lambda run: run.rows.unique(),
+        lambda run: run.rows.unique(dim=0),
+        lambda run: run.step.bincount(),
         lambda run: torch.tensor(0.5),
         lambda run: run.images[[1, 2]],
         lambda run: run.images[torch.from_numpy(np.arange(4))],
     ],
-    ids=["item", "bool", "index", "mask", "nonzero", "masked_select", "tensor", "list", "batch of the host"],
+    ids=[
+        *("item", "bool", "index", "mask", "nonzero", "masked_select", "unique", "unique rows", "bincount", "tensor"),
+        *("list", "batch of the host"),
+    ],
 )
 def test_the_recorder_refuses_questions(ask):
     """The host would wait for the device, or the device for the host."""

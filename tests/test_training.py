@@ -197,6 +197,7 @@ def test_factor_of_the_divergence_rises_from_0_to_1(warm_up, factors):
         ({"decay": -1}, ValueError, "decay must be finite and at least 0, got -1"),
         ({"decay": math.nan}, ValueError, "decay must be finite and at least 0, got nan"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": 2**64}, ValueError, "seed must be at most 18446744073709551615, got 18446744073709551616"),
         ({"seed": None}, TypeError, "seed must be an integer, got NoneType None"),
         ({"schedule": "linear"}, ValueError, r"schedule must be one of \('inverse_time', 'cosine'\), got 'linear'"),
         ({"precision": "fp8"}, ValueError, r"precision must be one of \('float32', 'tf32', 'bfloat16'\), got 'fp8'"),

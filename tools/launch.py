@@ -124,7 +124,9 @@ def stamp_downloads(app: "Sphinx", exception: Exception | None) -> None:
     """Put the address into the notebooks that the download buttons hand out."""
     if exception is None and app.builder.format == "html" and (address := os.environ.get(VARIABLE)):
         for path in (Path(app.outdir) / "_sources").rglob("*.ipynb"):
-            path.write_text(stamped(path.read_text("utf-8"), address), "utf-8")
+            text = path.read_text("utf-8")
+            if json.dumps(f'address = "{address}"')[1:-1] not in text:  # one that has not changed was not copied again
+                path.write_text(stamped(text, address), "utf-8")
 
 
 def setup(app: "Sphinx") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import yaml
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_KEYS = ("tags", "mystnb")  # of a cell's metadata, what is written by hand
@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> int:
         try:
             refresh(path)
             print(f"{time.perf_counter() - start:.0f} s")
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             failures += 1
             print(f"failed\n{error}")
     return min(failures, 1)

@@ -16,7 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 # operations for which the host waits: they give it a number, or a size that depends on numbers, or come from it
-_QUESTIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "lift_fresh")
+_QUESTIONS = (
+    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2", "bincount"),
+    "lift_fresh",
+)
 
 
 class Operation(NamedTuple):

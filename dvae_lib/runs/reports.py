@@ -1,7 +1,7 @@
 """What listens to a run's reports: the progress bar and Ctrl-C, beside whatever the caller gives as `on_report`.
 
 A listener is called as `listener(done, rows)`: the number of steps made, and the `Protocol` of those since the report
-before. One that returns True has seen enough, and the run ends there, with whole steps.
+before. One whose answer counts as true has seen enough, and the run ends there, with whole steps.
 """
 
 from __future__ import annotations

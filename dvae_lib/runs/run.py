@@ -72,11 +72,11 @@ class Run:
         At the end the model is in eval mode, on the device, with its layers' generators as they were. If an error ended
         the run, it holds the weights of the last report.
         """
-        self.model.to(self.device).train()
-        if self.processes > 1:
-            self.forward = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
-        self.good = [weight.clone() for weight in self._weights()]
         try:
+            self.model.to(self.device).train()
+            if self.processes > 1:
+                self.forward = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+            self.good = [weight.clone() for weight in self._weights()]
             # a caller's autocast ends here; that of the step is its own
             with (
                 lent(self.generator, self.model),
@@ -85,7 +85,8 @@ class Run:
             ):
                 yield
         except BaseException:
-            torch._foreach_copy_(self._weights(), self.good)
+            if self.good:  # none if the run did not come so far
+                torch._foreach_copy_(self._weights(), self.good)
             raise
         finally:
             drop_graphs(self.modules)

@@ -148,7 +148,7 @@ function scrollTo(element) {
   for (const name of ["wheel", "touchstart", "pointerdown", "keydown"]) {
     window.addEventListener(name, () => over.abort(), { signal: over.signal, passive: true });
   }
-  setTimeout(() => over.abort(), 5000);
+  setTimeout(() => over.abort(), 30000);
 }
 
 // ------------------------------------------------------------------------------------------------------------ buttons

@@ -128,6 +128,7 @@ def open_page(browser, site: str, packages: Path) -> Iterator[Callable]:
             **options,
         )
         contexts.append(context)
+        context.set_default_timeout(120_000)  # milliseconds, for a machine that does other things as well
         context.route("**/*", partial(answer, blocked=blocked))
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(f"{name}: uncaught {error}"))

@@ -54,10 +54,10 @@ def test_the_switches_say_what_is_decoded_and_the_address_keeps_them(open_explor
     page.wait_for_function("location.hash.startsWith('#bit_switches=code:')")
     fragment = page.evaluate("location.hash")
     _, fresh = open_explorer("bits", fragment)
-    fresh.locator(".dvae-other").wait_for(timeout=5000)
+    fresh.locator(".dvae-other").wait_for()
     assert switches(fresh) == code
     fresh.get_by_role("button", name="Take over the most probable code").click()
-    fresh.locator(".dvae-other").wait_for(state="detached", timeout=5000)
+    fresh.locator(".dvae-other").wait_for(state="detached")
     assert switches(fresh) == likeliest
 
 

@@ -39,7 +39,7 @@ def open_explorer(open_page):
         page.wait_for_function(ALL_DRAWN, arg=len(EXPLORERS) + 1)  # one that is still to come would move the others
         explorer = page.locator(".dvae-explorer").filter(has_text=EXPLORERS[index])
         explorer.scroll_into_view_if_needed()
-        settle(page)
+        wait_for_answers(page, explorer)
         return page, explorer
 
     return open_explorer
@@ -50,11 +50,18 @@ def settle(page) -> None:
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
 
 
+def wait_for_answers(page, explorer) -> None:
+    """Wait until a worker owes the explorer nothing, so that what changes next was changed by the reader."""
+    still = "(explorer) => !explorer.querySelector('[aria-busy=true]')"
+    page.wait_for_function(still, arg=explorer.element_handle())
+    settle(page)
+
+
 def changed(page, explorer, before: str) -> str:
     """Wait until `explorer` shows anything but `before`, which on a busy machine takes a while, and return it."""
     differs = f"([explorer, before]) => ({SHOWN})(explorer) !== before"
-    page.wait_for_function(differs, arg=[explorer.element_handle(), before], timeout=5000)
-    settle(page)
+    page.wait_for_function(differs, arg=[explorer.element_handle(), before])
+    wait_for_answers(page, explorer)
     return explorer.evaluate(SHOWN)
 
 
@@ -66,7 +73,7 @@ def test_every_slider_moves_the_picture_by_mouse_and_by_keyboard(open_explorer, 
     for track in tracks.all():
         before = explorer.evaluate(SHOWN)
         box = track.bounding_box()
-        page.mouse.click(box["x"] + 0.93 * box["width"], box["y"] + box["height"] / 2)
+        track.click(position={"x": 0.93 * box["width"], "y": box["height"] / 2})
         clicked = changed(page, explorer, before)
         track.locator("[role=slider]").press("ArrowLeft")
         changed(page, explorer, clicked)
@@ -309,8 +316,9 @@ def test_a_bar_says_when_it_is_still_counted_and_the_others_stand(open_explorer)
     reading = explorer.locator(".dvae-reading")
     page.wait_for_function(COUNTED, arg=reading.element_handle(), timeout=60000)
     explorer.get_by_role("slider", name="training p").press("ArrowRight")
-    page.wait_for_function("(reading) => reading.textContent.includes('being counted')", arg=reading.element_handle())
-    exact, *others = explorer.locator(".dvae-hang > b").all_inner_texts()
+    pending = """(explorer) => explorer.querySelector(".dvae-reading").textContent.includes("being counted")
+      && [...explorer.querySelectorAll(".dvae-hang > b")].map((bar) => bar.innerText)"""
+    exact, *others = page.wait_for_function(pending, arg=explorer.element_handle()).json_value()
     assert exact == "\u2026"
     assert all(re.fullmatch(r"\u2212[\d.]+", text) for text in others)
     page.wait_for_function(COUNTED, arg=reading.element_handle(), timeout=60000)
@@ -378,12 +386,14 @@ def test_a_run_starts_learns_pauses_and_repeats_itself_from_its_seed(open_traini
         pause = explorer.get_by_role("button", name="Pause")
         early = wait_for_steps(page, explorer, 1)
         assert step.is_disabled()
-        late = wait_for_steps(page, explorer, 60)
+        late = wait_for_steps(page, explorer, max(60, early["steps"] + 30))
         assert late["reconstruction"] < early["reconstruction"] < 405
         assert late["reconstruction"] < 300
         pause.click()
         start.wait_for()
-        page.wait_for_timeout(1500)  # what was under way has come
+        stands = "(root) => root.learner.run.surveyed.running === false"  # the answer to the pause has come
+        page.wait_for_function(stands, arg=explorer.locator(".dvae").element_handle())
+        settle(page)
         paused = training_numbers(explorer)
         page.wait_for_timeout(700)
         assert training_numbers(explorer) == paused

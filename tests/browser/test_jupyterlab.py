@@ -135,6 +135,8 @@ def test_a_chapter_runs_and_shows_its_exercises_and_theorems(run, name):
     assert sorted(set(re.findall(r"(?:^|\| )Exercise\s(\d+)", titles))) == numbers
     assert sorted(set(re.findall(r"Start of Solution to Exercise\s(\d+)", titles))) == numbers
     proofs = sum(number for name, number in used.items() if name.startswith("prf:"))
+    whole = "(count) => document.querySelectorAll('.myst-proof').length >= count"
+    page.wait_for_function(whole, arg=proofs, timeout=PATIENCE)
     assert page.locator(".myst-proof").count() == proofs
     shown = page.locator(".jp-Notebook").inner_text()  # what is hidden, as the cells' source, is no part of it
     assert not re.search(r"\{(exercise|solution-\w+|prf:\w+)\}|:label:", shown)

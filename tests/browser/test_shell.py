@@ -31,14 +31,20 @@ def open_explorer(open_page):
 
 def hash_of(page, pattern: str) -> str:
     """Wait for an address whose fragment matches, and return the fragment."""
-    page.wait_for_function("(pattern) => RegExp(`^${pattern}$`).test(location.hash)", arg=pattern, timeout=5000)
+    page.wait_for_function("(pattern) => RegExp(`^${pattern}$`).test(location.hash)", arg=pattern)
     return page.evaluate("location.hash")
 
 
 def same(page, explorer, shown: str) -> None:
     """Wait until `explorer` shows what another page showed."""
     equal = f"([explorer, shown]) => ({SHOWN})(explorer) === shown"
-    page.wait_for_function(equal, arg=[explorer.element_handle(), shown], timeout=5000)
+    page.wait_for_function(equal, arg=[explorer.element_handle(), shown])
+
+
+def wait_for_top(page, thing) -> None:
+    """Wait until the page has scrolled to `thing`."""
+    there = "(thing) => { const { top } = thing.getBoundingClientRect(); return top >= 0 && top < 200; }"
+    page.wait_for_function(there, arg=thing.element_handle())
 
 
 def readouts(explorer) -> list[str]:
@@ -68,8 +74,7 @@ def test_what_is_set_goes_to_the_address_and_comes_back_in_a_fresh_page(open_exp
     same(fresh, again, shown)
     assert readouts(again) == said
     assert fresh.evaluate("location.hash") == changed
-    top = again.bounding_box()["y"]
-    assert 0 <= top < 200  # the page has scrolled there
+    wait_for_top(fresh, again)
 
 
 def test_a_drawing_is_in_the_address(open_explorer):
@@ -87,7 +92,7 @@ def test_explorers_have_the_address_in_common_and_the_first_one_is_shown(open_ex
     boxes = [page.locator(".dvae-explorer").filter(has_text=text) for text in EXPLORERS]
     assert readouts(boxes[0])[0] == "\u22122.00"
     assert readouts(boxes[2])[0] == "0.4"
-    assert 0 <= boxes[2].bounding_box()["y"] < 200
+    wait_for_top(page, boxes[2])
     boxes[3].get_by_role("slider", name="per cent").press("Home")
     hash_of(page, "#training_noise=index:5&latent_map=z1:-2&hide=nothing&interpolate=position:0")
 
@@ -110,7 +115,7 @@ def test_nonsense_in_the_address_is_passed_over(open_explorer, fragment):
 def test_a_headings_anchor_stays_what_it_is(open_explorer):
     page, explorer = open_explorer(1, fragment="#denoising")
     assert page.evaluate("location.hash") == "#denoising"
-    assert 0 <= page.locator("#denoising > h2").bounding_box()["y"] < 200
+    wait_for_top(page, page.locator("#denoising > h2"))
     explorer.get_by_role("slider", name="row").press("Home")
     hash_of(page, "#denoising&denoise=row:0")
     page.locator(".bd-sidebar-secondary a[href='#the-plane-of-codes']").click()  # says nothing of explorers
@@ -122,11 +127,9 @@ def test_a_link_within_the_page_sets_an_explorer(open_explorer):
     page, explorer = open_explorer(1)
     explorer.get_by_role("slider", name="column").press("Home")
     page.get_by_role("link", name="this link").click()
-    page.wait_for_function("scrollY > 1000")
-    settle(page)
+    wait_for_top(page, explorer)
     # the column as well is again that of the page as it comes
     assert readouts(explorer) == ["4", "10", "salt and pepper", "0.25", "1", "false"]
-    assert 0 <= explorer.bounding_box()["y"] < 200
 
 
 def test_the_second_explorer_of_a_kind_has_a_name_of_its_own(open_explorer):
