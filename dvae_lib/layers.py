@@ -186,7 +186,7 @@ class ConcreteSampler(nn.Module):
 
     Args:
         temperature: greater than 0, the first value of the tensor `current`, by which `forward` divides. A run writes
-            `current` before each step, with `TrainingConfig.final_temperature` falling values, and leaves it at the last.
+            `current` before each step (falling values with `TrainingConfig.final_temperature`) and leaves it there.
         generator: the source of the noise, on the device of `logits`; None takes PyTorch's default generator.
 
     Raises:

@@ -261,6 +261,14 @@ class Disc(nn.Module):
         return (3 - 400 * (codes - self.centre).square().sum(1))[:, None, None, None]
 
 
+def test_exact_log_likelihood_says_where_its_grid_ends_too_early():
+    model = with_decoder(toy_decoder(2), 3)
+    whole, cut = exact_log_likelihood(model, IMAGES), exact_log_likelihood(model, IMAGES, limit=3.0)
+    assert whole.standard_error.isfinite().all()
+    assert (cut.value < whole.value).all()
+    assert cut.standard_error.isposinf().all()
+
+
 def test_exact_log_likelihood_divides_the_cells_that_matter():
     """Where the pixel is set; where it is not, the first grid will do."""
 

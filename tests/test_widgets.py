@@ -368,6 +368,8 @@ def spoilt(kind):
         (lambda some: some.model(0.15), ValueError, r"one of 0, 0.05, 0.1, 0.2, 0.3, 0.4, got 0.15"),
         *[(lambda some, code=code: LatentMap(some, code), TypeError, "two entries") for code in (1.0, (1, 2, 3))],
         (lambda some: LatentMap(some, levels=(0, 0.15)), ValueError, "got 0.15"),
+        (lambda some: Denoise(some, levels=(0,)), ValueError, "levels must name two networks, got 1"),
+        (lambda some: Interpolate(some, levels=()), ValueError, "levels must name two networks, got 0"),
         (lambda some: Denoise(some, square=3), TypeError, "row, column"),
         (lambda some: Denoise(some, noise="hail"), ValueError, "flip, mask, salt and pepper, Gaussian, got"),
         (lambda some: TrainingNoise(some, start=0.15), ValueError, "got 0.15"),
@@ -580,7 +582,7 @@ def test_the_drawn_digits_are_ten_different_pictures_in_the_middle():
 
 
 def test_a_drawing_of_another_size_is_refused():
-    view = DigitDenoise(of_size(28, 50)).view
+    view = DigitDenoise(of_size(28, 50, LEVELS[:2])).view
     view.drawing = "f" * 196
     with pytest.raises(traitlets.TraitError, match="drawing"):
         view.drawing = "f" * 144

@@ -42,8 +42,8 @@ HEAD = """\
 A number that a page computes is printed there, and the tests compare it. Other numbers in the text are the outcome of
 trainings, one or many, which no page can repeat. They come from the files of `experiments/results/`, written by the
 programs beside them. Next to each such number the page's source carries a comment that names the file, the group of
-runs, the place of the number in each run, and the statistic over the runs, which differ in their seeds. A test looks every one
-of them up and compares it with what is printed. This page lists them all, chapter by chapter.
+runs, the place of the number in each run, and the statistic over the runs, which differ in their seeds. A test looks
+every one of them up and compares it with what is printed. This page lists them all, chapter by chapter.
 
 Most of the statistics bear their usual names; `least` and `most` are the smallest and the largest value, `sd` is the
 standard deviation over the runs, and `runs` says how many there are. `low` and `high` are the ends of the $95\\,\\%$

@@ -27,7 +27,7 @@ import {
 
 export const DRAWS = 64; // corruptions of the picture, which stand for all of them
 export const COUNTS = [1, 4, 16, 64]; // K, each a divisor of DRAWS
-export const FIRST_DRAW = 30000; // that the seeds are none of the other explorers'
+export const FIRST_DRAW = 30000; // of their seeds
 const NODES = { likelihood: null, entropy: 6, clean: 10 }; // along each axis; null is the rule of twelve nodes
 const FINE = { entropy: 14, likelihood: 4e-3, clean: 5e-4 }; // nodes along each axis; changes in nats: see `refine`
 const FRAME = { radius: 5.5, step: 0.7, most: 40000 }; // of refined grids, in standard deviations, and their nodes
@@ -113,11 +113,12 @@ export class Precise {
   }
 }
 
-const chosen = new Int32Array(PIXELS + 3);
+let chosen = new Int32Array(PIXELS);
 
 /** Write weights * input + biases into `output`, four columns at a time. Columns whose input is 0 are left out. */
 function multiply({ rows, weights, biases }, input, output) {
   let count = 0;
+  if (chosen.length < input.length) chosen = new Int32Array(input.length);
   for (let i = 0; i < input.length; i++) if (input[i] !== 0) chosen[count++] = i;
   output.set(biases);
   let k = 0;
@@ -376,6 +377,7 @@ const axis = (number) => -GRID.limit + (2 * GRID.limit * number) / (GRID.nodes -
 
 /** ln p(image), the sum of p(image, z) over a grid of codes times the area of a cell, with the cells that matter.
  *
+ * Where cells at the edge of the grid are among them, the sum is `open`: less than ln p(image) by what lies beyond.
  * The table says where p(image, z) may be large, and there the sum is formed at its spacing. Where every second code
  * alone gives another value, the cells that matter are divided into four, again and again, and decoded. */
 export function evidence(network, table, image) {
@@ -392,7 +394,10 @@ export function evidence(network, table, image) {
     width /= 2;
     [before, value] = [value, logSum(cells, width)];
   }
-  return { value, cells, width };
+  const top = cells.reduce((most, cell) => Math.max(most, cell.value), -Infinity);
+  const matter = cells.filter((cell) => cell.value > top - 6);
+  const open = matter.some(({ z1, z2 }) => Math.max(Math.abs(z1), Math.abs(z2)) > GRID.limit - 0.1);
+  return { value, cells, width, top, matter, open };
 }
 
 /** The cells of the table whose ln p(image, z) may come near the largest, as { z1, z2, value, even }. */
@@ -445,11 +450,9 @@ export function serve(scope = globalThis) {
         if (done) tables.set(index, value);
         yield;
       }
-      const { value, cells, width } = evidence(networks.get(index), tables.get(index), image);
-      const top = cells.reduce((most, cell) => Math.max(most, cell.value), -Infinity);
-      const seen = cells.filter((cell) => cell.value > top - 6);
+      const { value, width, top, matter, open } = evidence(networks.get(index), tables.get(index), image);
       const share = (cell) => [cell.z1, cell.z2, Math.exp(cell.value - top)];
-      return { value, width, cells: Float32Array.from(seen.flatMap(share)) };
+      return { value, width, open, cells: Float32Array.from(matter.flatMap(share)) };
     },
     bounds: ({ index, image, level, seed }) => refine(networks.get(index), image, level, seed),
   };
@@ -485,9 +488,11 @@ export function serve(scope = globalThis) {
 function makeOracle(source, sheets, changed) {
   const [answers, told, waiting] = [new Map(), new Set(), new Map()]; // the last, of each kind: the key asked about
   let worker = null;
+  let address = null;
   const receive = ({ data }) => {
     if (answers.size > 300) answers.clear();
     answers.set(`${data.kind} ${data.key}`, data);
+    if (waiting.get(data.kind) === data.key) waiting.delete(data.kind);
     changed();
   };
   const here = { postMessage: (data) => receive({ data }) };
@@ -500,7 +505,7 @@ function makeOracle(source, sheets, changed) {
     changed();
   };
   try {
-    const address = URL.createObjectURL(new Blob([source, "\nserve();"], { type: "text/javascript" }));
+    address = URL.createObjectURL(new Blob([source, "\nserve();"], { type: "text/javascript" }));
     worker = Object.assign(new Worker(address, { type: "module" }), { onmessage: receive, onerror: stay });
   } catch {
     serve(here); // a page that allows no worker
@@ -515,7 +520,10 @@ function makeOracle(source, sheets, changed) {
       }
       return answers.get(`${kind} ${key}`) ?? null;
     },
-    stop: () => worker?.terminate(),
+    stop() {
+      worker?.terminate();
+      URL.revokeObjectURL(address);
+    },
   };
 }
 
@@ -759,7 +767,7 @@ function bound({ get, set, root, sheets, say, model, view }) {
       const refined = oracle.ask("bounds", index, wanted, { image, level: get("level"), seed: get("seed") });
       const { climb: all, elbo } = refined ?? found; // these are at hand, and a few hundredths of a nat off
       const [dvae, climb] = [all[0], all[get("count")]];
-      const seen = account({ exact: answer?.value ?? NaN, dvae, climb, elbo }, K);
+      const seen = account({ exact: answer?.value ?? NaN, open: answer?.open, dvae, climb, elbo }, K);
       const { rows, sizes, words, text } = seen;
       ladder.draw(rows, answer ? answer.value : null, words);
       gaps.replaceChildren(
@@ -784,8 +792,9 @@ function bound({ get, set, root, sheets, say, model, view }) {
   };
 }
 
-/** The bars, the gaps between them, and both in words. `exact` is NaN as long as it is not known. */
-export function account({ exact, dvae, climb, elbo }, K) {
+/** The bars, the gaps between them, and both in words. `exact` is NaN as long as it is not known, and a lower limit
+ * where it is `open`. */
+export function account({ exact, open = false, dvae, climb, elbo }, K) {
   const pending = Number.isNaN(exact);
   const part = (kind, size) => ({ kind, size });
   const base = (value) => part("base", pending ? Math.max(0, -value) : -exact);
@@ -807,17 +816,21 @@ export function account({ exact, dvae, climb, elbo }, K) {
     { kind: "corruption", label: `corruption: regained with K = ${K}`, size: show(regained) },
     { kind: "amortisation", label: "family and amortisation: above the clean ELBO", size: show(clean) },
   ];
-  const likelihood = pending ? "ln p(x) is being counted" : `ln p(x) ${nats(exact)}`;
+  const likelihood = pending ? "ln p(x) is being counted" : `ln p(x) ${open ? "at least " : ""}${nats(exact)}`;
   const words = `${likelihood}, L ${K} ${nats(climb)}, L dvae ${nats(dvae)}, clean ELBO ${nats(elbo)} nats.`;
-  return { rows, sizes, words, text: inReading({ pending, exact, dvae, climb, elbo }, K) };
+  return { rows, sizes, words, text: inReading({ pending, exact, open, dvae, climb, elbo }, K) };
 }
 
 const subscript = (number) => String(number).replace(/\d/g, (digit) => String.fromCharCode(0x2080 + Number(digit)));
 
-function inReading({ pending, exact, dvae, climb, elbo }, K) {
+function inReading({ pending, exact, open, dvae, climb, elbo }, K) {
   const apart = nats(Math.abs(elbo - dvae));
   const clean = `The bound of the clean picture lies ${apart} nats ${elbo < dvae ? "below" : "above"} L_dvae`;
   if (pending) return `ln p(x) is being counted, over a grid of decoded codes. ${clean}.`;
+  if (open) {
+    const beyond = `Codes that matter lie beyond the grid, and ln p(x) is more than the ${nats(exact)} found within it`;
+    return `${beyond}: the gaps above are too small. ${clean}.`;
+  }
   const whole = `Of the ${nats(exact - dvae)} nats between ln p(x) and L_dvae, `;
   const split =
     K === 1

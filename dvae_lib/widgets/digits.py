@@ -14,7 +14,7 @@ import numpy as np
 import traitlets
 
 from dvae_lib._checks import check_choice
-from dvae_lib.widgets.explorers import Explorer, _check, _checkbox, _seed_box, _slider, compared
+from dvae_lib.widgets.explorers import Explorer, _check, _checkbox, _seed_box, _slider, compared_pair
 from dvae_lib.widgets.networks import Networks
 from dvae_lib.widgets.views import NOISES, NetworksView, front_end
 
@@ -91,7 +91,7 @@ class DigitMap(Explorer):
     Args:
         networks: what to decode with, for images of 28 by 28 pixels, with codes of two entries.
         code: where the point starts, each entry in [-3, 3].
-        levels: the training noise of the networks compared; None for all.
+        levels: the training noise of the two networks compared; None for those that there are.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or out of range; no network of such a level.
@@ -121,7 +121,7 @@ class DigitInterpolate(Explorer):
         first: the digit to start from.
         last: the digit to end with.
         position: how far to go, in per cent.
-        levels: the training noise of the networks compared; None for all.
+        levels: the training noise of the two networks compared; None for those that there are.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or out of range; no network of such a level.
@@ -156,7 +156,7 @@ class DigitDenoise(Explorer):
         noise: one of `NOISES`.
         level: the probability that a pixel is struck, or the standard deviation of Gaussian noise, in [0, 0.5].
         seed: of the noise and of the code drawn from the posterior, from 0 to 9999.
-        levels: the training noise of the networks compared; None for all.
+        levels: the training noise of the two networks compared; None for those that there are.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or out of range; no network of such a level.
@@ -195,4 +195,4 @@ class DigitDenoise(Explorer):
 def _compared(networks: object, levels: Sequence[float] | None, latent_size: int) -> dict[str, Any]:
     if levels is None:
         levels = networks.levels if isinstance(networks, Networks) else ()
-    return compared(networks, levels, SIZE, latent_size)
+    return compared_pair(networks, levels, image_size=SIZE, latent_size=latent_size)

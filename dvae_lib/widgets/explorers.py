@@ -83,6 +83,14 @@ def compared(
     return {"networks": networks, "compared": [networks.index(level) for level in levels]}
 
 
+def compared_pair(networks: object, levels: Iterable[float], **sizes: int) -> dict[str, Any]:
+    """Return the same, of two networks: what stands side by side in a page and in its still picture."""
+    traits = compared(networks, levels, **sizes)
+    if len(traits["compared"]) != 2:
+        raise ValueError(f"levels must name two networks, got {len(traits['compared'])}")
+    return traits
+
+
 def check_networks(networks: object) -> Networks:
     if not isinstance(networks, Networks):
         raise TypeError(f"networks must be Networks, got {type(networks).__name__}")
@@ -139,7 +147,7 @@ class LatentMap(Explorer):
     Args:
         networks: what to decode with.
         code: where the point starts, each entry in [-4, 4].
-        levels: the training noise of the networks compared.
+        levels: the training noise of the two networks compared.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or out of range; no network of such a level.
@@ -148,7 +156,7 @@ class LatentMap(Explorer):
     def __init__(
         self, networks: Networks, code: Sequence[float] = (0.6, -0.4), levels: Sequence[float] = (0.0, 0.1)
     ) -> None:
-        traits = compared(networks, levels)
+        traits = compared_pair(networks, levels)
         if not isinstance(code, Sequence) or len(code) != 2:
             raise TypeError(f"code must have two entries, got {code!r}")
         z1, z2 = (_check(LatentMapView, trait, value, "code") for trait, value in zip(("z1", "z2"), code, strict=True))
@@ -171,7 +179,7 @@ class Denoise(Explorer):
         noise: one of `NOISES`.
         level: the probability that a pixel is struck, or the standard deviation of Gaussian noise, in [0, 0.5].
         seed: of the noise and of the code drawn from the posterior, from 0 to 9999.
-        levels: the training noise of the networks compared.
+        levels: the training noise of the two networks compared.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or out of range; no network of such a level.
@@ -186,7 +194,7 @@ class Denoise(Explorer):
         seed: int = 1,
         levels: Sequence[float] = (0.0, 0.1),
     ) -> None:
-        traits = compared(networks, levels)
+        traits = compared_pair(networks, levels)
         check_choice("noise", noise, NOISES)
         corner = _check_square(DenoiseView, "square", square)
         view = DenoiseView(
@@ -309,7 +317,7 @@ class Interpolate(Explorer):
         first: row and column of the first square's corner, each from 0 to 15.
         last: the same, of the last square.
         position: how far to go, in per cent.
-        levels: the training noise of the networks compared.
+        levels: the training noise of the two networks compared.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or out of range; no network of such a level.
@@ -323,7 +331,7 @@ class Interpolate(Explorer):
         position: int = 50,
         levels: Sequence[float] = (0.0, 0.1),
     ) -> None:
-        traits = compared(networks, levels)
+        traits = compared_pair(networks, levels)
         corners = _check_square(InterpolateView, "first", first, "first_")
         corners |= _check_square(InterpolateView, "last", last, "last_")
         position = _check(InterpolateView, "position", position)

@@ -373,13 +373,17 @@ function startWorker(text, receive, fail) {
   const address = URL.createObjectURL(new Blob([text, "\nserve();"], { type: "text/javascript" }));
   try {
     const worker = new Worker(address, { type: "module" });
-    worker.onmessage = ({ data }) => receive(worker, data);
+    worker.onmessage = ({ data }) => {
+      URL.revokeObjectURL(address); // it is loaded
+      receive(worker, data);
+    };
     worker.onerror = (event) => {
       event.preventDefault();
       fail(worker);
     };
     return worker;
   } catch {
+    URL.revokeObjectURL(address);
     fail(null);
     return null;
   }

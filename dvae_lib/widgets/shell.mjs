@@ -75,11 +75,11 @@ export function writeSettings(values, stored, schema) {
 /** Whether an address's fragment asks for the pictures alone. */
 export const hidesControls = (hash) => (readPart(hash, "hide") ?? "").split(",").includes("controls");
 
-/** The explorer that an address is about: the first that it names. */
-export const firstNamed = (hash) =>
-  partsOf(hash)
-    .filter((part) => part.includes("=") && !isOf("hide")(part))
-    .map((part) => part.split("=")[0])[0];
+/** The explorer that an address is about: the first that it names, unless a heading's anchor comes before it. */
+export const firstNamed = (hash) => {
+  const first = partsOf(hash).find((part) => !isOf("hide")(part));
+  return first?.includes("=") ? first.split("=")[0] : undefined;
+};
 
 /** In a page of the book: the explorer's name in the address, and its traits as the page stores them. Elsewhere, as in
  * JupyterLab or in a frame of another page, the address is not this notebook's: null. Of several explorers of a kind
@@ -125,6 +125,9 @@ function keepAddress({ model, set, names, stored: { key, values: stored }, wait,
   const later = () => wait("address", 400, write);
   for (const name of kept) model.on(`change:${name}`, later);
   window.addEventListener("hashchange", read);
+  // a link to the address where the page is already: no event says so
+  const again = ({ target }) => target.closest("a[href^='#']")?.hash === location.hash && read();
+  document.addEventListener("click", again);
   read();
   return {
     link: () => location.href.split("#")[0] + withPart("", key, settings()),
@@ -133,7 +136,10 @@ function keepAddress({ model, set, names, stored: { key, values: stored }, wait,
       document.documentElement.toggleAttribute("data-dvae-bare", hidden);
       reveal(); // what was above has another height
     },
-    dispose: () => window.removeEventListener("hashchange", read),
+    dispose() {
+      window.removeEventListener("hashchange", read);
+      document.removeEventListener("click", again);
+    },
   };
 }
 
@@ -165,6 +171,7 @@ function makeShell({ root, name, address, say }) {
   const copy = makeButton("Copy link", async () => {
     field.value = address.link();
     const copied = await copyText(field);
+    if (copied && document.activeElement === field) copy.focus(); // which is hidden now
     field.hidden = copied;
     copy.textContent = copied ? "Copied" : "Copy link";
     say(copied ? "Link copied." : "The link is selected: copy it with the keyboard.");
@@ -304,7 +311,7 @@ function nameControls(box) {
 
 async function render({ model, el }) {
   const root = make("div", { class: "dvae" });
-  const words = make("p", { class: "dvae-words", "aria-live": "polite" });
+  const words = make("p", { class: "dvae-words" });
   const wrapper = make("div", { class: "dvae-frame" }, root, words);
   el.append(wrapper);
   const timers = {};
@@ -329,7 +336,13 @@ async function render({ model, el }) {
   let frame = 0;
   const schedule = () => (frame ||= requestAnimationFrame(draw));
   const view = { complete: false, redraw: schedule };
-  const say = (text) => wait("say", 400, () => (words.textContent = text));
+  /** Tell a screen reader. What an explorer shows as the page opens is there to be read, and is not called out. */
+  const say = (text) =>
+    wait("say", 400, () => {
+      if (text === words.textContent) return;
+      words.textContent = text;
+      words.setAttribute("aria-live", "polite");
+    });
   const explorer = EXPLORERS[get("kind")]({
     model,
     get,

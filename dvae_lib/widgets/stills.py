@@ -40,7 +40,7 @@ PARTS = {  # of a bar: the front end's colours, and a pattern
 }
 CORNERS = np.array([[86, 180, 233], [240, 228, 66], [0, 190, 130], [235, 110, 60]]) / 255  # of the squares' places
 BINARY = np.array([[0, 0, 0], [255, 255, 255], [230, 159, 0], [86, 180, 233]]) / 255  # ..., too many, missing
-FRAMES, BAR_DRAWS, ZOOM = 9, 16, 8  # as in the front end
+FRAMES, BAR_DRAWS, FIRST_BAR_DRAW, ZOOM = 9, 16, 19985, 8  # as in the front end
 NOTE = "Still picture: the explorer as it opens. It is live in the built page and in Jupyter."
 RUN_NOTE = (
     "Still picture: the explorer's run from this seed, made by PyTorch with the page's own draws, and so equal to it\n"
@@ -111,7 +111,8 @@ def training_noise(view: Any) -> Figure:
     figure = Figure(figsize=(7.5, 3.4))
     axes = figure.subplot_mosaic([[4, 0, 1, 2, 3], [4, 5, 5, 5, 5]], width_ratios=(3.4, 1, 1, 1, 1))
     clean = _clean(view)
-    draws = torch.cat([corrupt(0, view.level, clean, view.seed + 20000 + draw) for draw in range(BAR_DRAWS)])
+    first = FIRST_BAR_DRAW + BAR_DRAWS * view.seed
+    draws = torch.cat([corrupt(0, view.level, clean, first + draw) for draw in range(BAR_DRAWS)])
     noisy, wrong = corrupt(0, view.level, clean, view.seed), []
     for index, (name, model) in enumerate(_compared(view)):
         means = model.decode(model.encode(draws)[0]).sigmoid()

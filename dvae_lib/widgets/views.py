@@ -19,7 +19,7 @@ SPEEDS = ("slow", "steady", "fast")  # of a run in the page, in the front end's 
 LIMIT = 4.0  # the code planes reach from -LIMIT to LIMIT
 COUNTS = (1, 4, 16, 64)  # corruptions K behind a rung of the bounds, in the front end's order
 DRAWS = 64  # corruptions of a picture behind the bounds
-FIRST_DRAW = 30000  # of their seeds, which are none of the other explorers'
+FIRST_DRAW = 30000  # of their seeds
 _FOLDER = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./widgets\.mjs";\n', re.MULTILINE)
 

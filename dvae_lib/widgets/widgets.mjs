@@ -685,8 +685,7 @@ export function makeEditable(picture, clean, redraw, brush = 0) {
   canvas.classList.add("dvae-drag");
   followPointer(canvas, (x, y, first) => {
     const point = [x * size, y * size];
-    const [column, row] = point.map(Math.floor);
-    if (Math.min(column, row) < 0 || Math.max(column, row) >= size) return;
+    const [column, row] = point.map((value) => Math.min(Math.max(Math.floor(value), 0), size - 1)); // or the nearest
     if (first) {
       paint = 1 - clean.image[row * size + column];
       last = point;
@@ -717,6 +716,7 @@ export function makeEditable(picture, clean, redraw, brush = 0) {
 }
 
 const BAR_DRAWS = 16; // corrupted inputs behind each bar
+const FIRST_BAR_DRAW = 19985; // of their seeds
 
 function trainingNoise({ get, set, root, sheets, say, later, view }) {
   const limit = get("limit");
@@ -751,7 +751,7 @@ function trainingNoise({ get, set, root, sheets, say, later, view }) {
     const means = sheets.map(({ network }) => {
       let sum = 0;
       for (let draw = 0; draw < BAR_DRAWS; draw++) {
-        corrupt(0, get("level"), clean.image, get("seed") + 20000 + draw, another);
+        corrupt(0, get("level"), clean.image, FIRST_BAR_DRAW + BAR_DRAWS * get("seed") + draw, another);
         network.encode(another, ofNoisy);
         network.decode(ofNoisy.mean, probabilities);
         sum += wrongPixels(probabilities, clean.image);
@@ -907,9 +907,10 @@ function makePlayer(get, set) {
     set(Math.round(position));
     element.textContent = "Pause";
     timer = setInterval(() => {
+      if (get() !== Math.round(position)) return stop(); // the reader has moved it
       position = Math.min(position + step, 100);
       set(Math.round(position));
-      if (position === 100) stop();
+      return position === 100 && stop();
     }, pause);
   };
   const toggle = () => (timer ? stop() : start());

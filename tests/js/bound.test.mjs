@@ -146,6 +146,17 @@ test("the log-likelihood is that of PyTorch on a finer grid", () => {
   }
 });
 
+test("a sum over codes is open where what matters lies at the edge of the grid", () => {
+  const [{ index, image }] = fixture.cases; // a square
+  assert.equal(bound.evidence(networks[index], tables[index], image).open, false);
+  const empty = networks.map((network, i) => bound.evidence(network, tables[i], new Float32Array(image.length)));
+  assert.ok(empty.some(({ open }) => open));
+  const [{ dvae, climb, elbo }, exact] = [{ dvae: -10, climb: -9, elbo: -12 }, -7];
+  const { rows, text } = bound.account({ exact, open: true, dvae, climb, elbo }, 16);
+  assert.equal(rows[0].value, exact);
+  assert.match(text, /^Codes that matter lie beyond the grid, .* more than the \u22127\.00 .* too small\. /);
+});
+
 test("without noise all bounds are that of the clean picture, and another seed or level changes them", () => {
   const [{ index, image }] = fixture.cases;
   const { climb, elbo } = bound.bounds(networks[index], image, 0, 3);

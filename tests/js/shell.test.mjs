@@ -96,7 +96,8 @@ test("an address that was encoded on its way is understood", () => {
 });
 
 test("an address is about the first explorer that it names", () => {
-  assert.equal(shell.firstNamed("#a-heading&hide=controls&denoise-2=&denoise=row:3"), "denoise-2");
+  assert.equal(shell.firstNamed("#hide=controls&denoise-2=&denoise=row:3"), "denoise-2");
+  assert.equal(shell.firstNamed("#a-heading&hide=controls&denoise-2=&denoise=row:3"), undefined);
   assert.equal(shell.firstNamed("#a-heading&hide=controls"), undefined);
   assert.ok(shell.hidesControls("#a-heading&hide=controls"));
   assert.ok(!shell.hidesControls("#controls&hide=all"));
