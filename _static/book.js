@@ -1,12 +1,13 @@
-/* A table that scrolls sideways is a stop for the keyboard, which can then scroll it; one that fits is none. */
+// A table or a formula that scrolls sideways is a stop for the keyboard, which can then scroll it; one that fits is none.
 document.addEventListener("DOMContentLoaded", () => {
   const sizes = new ResizeObserver((entries) => {
     for (const { target } of entries) {
-      if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
-      else target.removeAttribute("tabindex");
+      const box = target.querySelector(":scope > mjx-container") ?? target; // of a formula, once it is typeset
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
     }
   });
-  for (const box of document.querySelectorAll(".pst-scrollable-table-container")) sizes.observe(box);
+  for (const box of document.querySelectorAll(".pst-scrollable-table-container, div.math")) sizes.observe(box);
 });
 
 // A link to a heading: explorers above it grow when they are drawn, and would push it down the window. So it is brought

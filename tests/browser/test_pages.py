@@ -131,6 +131,14 @@ def test_a_table_that_scrolls_is_a_stop_for_the_keyboard(open_page):
     assert set(open_page("book/model").evaluate(stops)) == {-1}
 
 
+def test_a_formula_is_a_stop_for_the_keyboard_only_where_it_scrolls(open_page):
+    formulas = """() => [...document.querySelectorAll("mjx-container")].map((box) => [
+      box.parentElement.matches("div.math") && box.scrollWidth > box.clientWidth, box.tabIndex === 0])"""
+    wide, narrow = (open_page("book/denoising_bound", width=width) for width in (1300, 400))
+    assert {(scrolls, stop) for scrolls, stop in wide.evaluate(formulas)} == {(False, False)}
+    assert {(scrolls, stop) for scrolls, stop in narrow.evaluate(formulas)} == {(False, False), (True, True)}
+
+
 def test_there_are_formulas_and_figures_to_look_at(open_page):
     page = open_page("book/noise")
     assert page.locator("article .math mjx-container").count() > 20
