@@ -221,6 +221,16 @@ def test_the_play_button_moves_and_with_reduced_motion_only_steps(open_explorer,
     assert (largest >= 12) if reduced_motion else (largest <= 5)
 
 
+def test_what_plays_stops_where_the_reader_moves_it(open_explorer):
+    _, explorer = open_explorer(3)
+    slider = explorer.get_by_role("slider", name="per cent")
+    explorer.get_by_role("button", name="Play").click()
+    explorer.get_by_role("button", name="Pause").wait_for()
+    slider.press("Home")
+    explorer.get_by_role("button", name="Play").wait_for()
+    assert float(slider.get_attribute("aria-valuenow")) == 0
+
+
 def test_training_needs_a_kernel_and_is_hidden_without_one(open_page):
     page = open_page("book/explore")
     page.wait_for_function(ALL_DRAWN, arg=len(EXPLORERS) + 1)

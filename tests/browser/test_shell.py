@@ -130,6 +130,10 @@ def test_a_link_within_the_page_sets_an_explorer(open_explorer):
     wait_for_top(page, explorer)
     # the column as well is again that of the page as it comes
     assert readouts(explorer) == ["4", "10", "salt and pepper", "0.25", "1", "false"]
+    page.mouse.wheel(0, -1000)
+    page.wait_for_function("scrollY < 1000")
+    page.get_by_role("link", name="this link").click()  # once more, to where the address is already
+    wait_for_top(page, explorer)
 
 
 def test_the_second_explorer_of_a_kind_has_a_name_of_its_own(open_explorer):
