@@ -227,7 +227,9 @@ function paintPage(root) {
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.scale(PAPER_SCALE, PAPER_SCALE);
   context.translate(PAPER_MARGIN - left, PAPER_MARGIN - top);
-  paintElement(context, root, 1);
+  const raised = []; // elements that lie above what comes after them
+  paintElement(context, root, raised);
+  for (const element of raised) paintElement(context, element, raised);
   return canvas;
 }
 
@@ -242,41 +244,169 @@ function groundOf(element) {
   return "white";
 }
 
-function paintElement(context, element, behind) {
+function paintElement(context, element, raised) {
   const style = getComputedStyle(element);
   const box = element.getBoundingClientRect();
   if (style.visibility !== "visible" || style.display === "none") return;
-  const opacity = behind * style.opacity;
-  const outline = (grown) => {
-    const radius = parseFloat(style.borderTopLeftRadius) || 0;
-    context.beginPath();
-    context.roundRect(box.x - grown, box.y - grown, box.width + 2 * grown, box.height + 2 * grown, radius);
-  };
-  context.globalAlpha = opacity;
-  if (!isClear(style.backgroundColor)) {
-    outline(0);
-    context.fillStyle = style.backgroundColor;
-    context.fill();
-  }
+  context.save();
+  context.globalAlpha *= style.opacity;
+  cutOut(context, polygonOf(style.clipPath, box));
+  paintGround(context, style, box);
   if (element.tagName === "CANVAS") {
     context.imageSmoothingEnabled = style.imageRendering !== "pixelated";
     context.drawImage(element, box.x, box.y, box.width, box.height);
   }
-  const [, line] = /^(.+?) 0px 0px 0px 1px$/.exec(style.boxShadow) ?? [];
-  const border = parseFloat(style.borderTopWidth);
-  if (line || border > 0) {
-    outline(line ? 0.5 : -border / 2);
-    Object.assign(context, { lineWidth: line ? 1 : border, strokeStyle: line ?? style.borderTopColor }).stroke();
-  }
+  paintShadow(context, style, box);
+  paintBorder(context, style, box);
   for (const child of element.childNodes) {
-    if (child.nodeType === Node.ELEMENT_NODE) paintElement(context, child, opacity);
-    if (child.nodeType !== Node.TEXT_NODE) continue;
-    context.globalAlpha = opacity;
-    context.font = `${style.fontStyle} ${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
-    context.fillStyle = style.color;
-    for (const { text, x, y } of linesOf(child)) {
-      context.fillText(text, x, y + context.measureText(text).fontBoundingBoxAscent);
+    if (child.nodeType === Node.TEXT_NODE) paintText(context, style, child);
+    if (child.nodeType !== Node.ELEMENT_NODE) continue;
+    if (getComputedStyle(child).zIndex > 0) raised.push(child);
+    else paintElement(context, child, raised);
+  }
+  context.restore();
+}
+
+function paintText(context, style, node) {
+  context.font = `${style.fontStyle} ${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
+  context.fillStyle = style.color;
+  for (const { text, x, y } of linesOf(node)) {
+    context.fillText(text, x, y + context.measureText(text).fontBoundingBoxAscent);
+  }
+}
+
+/** Begin a path along the edge of a box that is made larger, or smaller, by `grown` on each side. */
+function outline(context, style, { x, y, width, height }, grown) {
+  const radius = parseFloat(style.borderTopLeftRadius) || 0;
+  const [wide, high] = [width + 2 * grown, height + 2 * grown];
+  context.beginPath();
+  context.roundRect(x - grown, y - grown, wide, high, radius && Math.max(0, radius + grown));
+}
+
+/** The corners of a polygon in words of CSS, (x, y); none where there is no polygon. */
+export function polygonOf(clipPath, { x, y, width, height }) {
+  const [, corners] = /^polygon\((.*)\)$/.exec(clipPath) ?? [];
+  const length = (text, whole) => (text.endsWith("%") ? (whole * parseFloat(text)) / 100 : parseFloat(text));
+  return (corners?.split(",") ?? []).map((corner) => {
+    const [right, down] = corner.trim().split(" ");
+    return [x + length(right, width), y + length(down, height)];
+  });
+}
+
+/** Paint from now on within a polygon only, if there is one. */
+function cutOut(context, corners) {
+  if (!corners.length) return;
+  context.beginPath();
+  for (const corner of corners) context.lineTo(...corner);
+  context.clip();
+}
+
+/** A box's colour, and the stripes or dots on it. */
+function paintGround(context, style, box) {
+  outline(context, style, box, 0);
+  if (!isClear(style.backgroundColor)) Object.assign(context, { fillStyle: style.backgroundColor }).fill();
+  const image = style.backgroundImage;
+  const stops = stopsOf(image);
+  if (!stops.length) return;
+  context.save();
+  context.clip();
+  if (image.startsWith("radial")) paintDots(context, stops, style.backgroundSize, box);
+  else paintStripes(context, stops, parseFloat(image.split("(")[1]), box);
+  context.restore();
+}
+
+/** The stops of a gradient in words of CSS: colours, and their places in points. None where there is no gradient. */
+export const stopsOf = (image) =>
+  [...image.matchAll(/(rgba?\([^)]*\)|transparent)((?: [\d.]+px)+)/g)].flatMap(([, colour, places]) =>
+    places.trim().split(" ").map((place) => [colour, parseFloat(place)]),
+  );
+
+/** Where the line of a gradient of so many degrees begins and ends: the first and the last corner that it reaches. */
+export function gradientLine(degrees, { x, y, width, height }) {
+  const [right, down] = [Math.sin((degrees * Math.PI) / 180), -Math.cos((degrees * Math.PI) / 180)];
+  const length = Math.abs(width * right) + Math.abs(height * down);
+  const end = (sign) => [x + (width + sign * length * right) / 2, y + (height + sign * length * down) / 2];
+  return { from: end(-1), to: end(1), length };
+}
+
+function paintStripes(context, stops, degrees, box) {
+  const { from, to, length } = gradientLine(degrees, box);
+  const gradient = context.createLinearGradient(...from, ...to);
+  const [, period] = stops.at(-1);
+  for (let start = 0; start < length; start += period) {
+    for (const [colour, place] of stops) gradient.addColorStop(Math.min(1, (start + place) / length), colour);
+  }
+  context.fillStyle = gradient;
+  context.fillRect(box.x, box.y, box.width, box.height);
+}
+
+function paintDots(context, stops, size, box) {
+  const [width, height] = size.split(" ").map(parseFloat);
+  const [, radius] = stops.at(-1);
+  for (let x = box.left; x < box.right; x += width) {
+    for (let y = box.top; y < box.bottom; y += height) {
+      const centre = [x + width / 2, y + height / 2];
+      const gradient = context.createRadialGradient(...centre, 0, ...centre, radius);
+      for (const [colour, place] of stops) gradient.addColorStop(place / radius, colour);
+      context.fillStyle = gradient;
+      context.fillRect(x, y, width, height);
     }
+  }
+}
+
+/** A shadow that is an even line around a box, or along its inside; undefined where it is none. */
+export function shadowOf(boxShadow) {
+  const [, colour, width, inset] = /^(.+?\)) 0px 0px 0px ([\d.]+)px( inset)?$/.exec(boxShadow) ?? [];
+  return colour && { colour, width: Number(width), inside: Boolean(inset) };
+}
+
+function paintShadow(context, style, box) {
+  const shadow = shadowOf(style.boxShadow);
+  if (!shadow) return;
+  const { colour, width, inside } = shadow;
+  outline(context, style, box, inside ? -parseFloat(style.borderTopWidth) - width / 2 : width / 2);
+  Object.assign(context, { lineWidth: width, strokeStyle: colour }).stroke();
+}
+
+/** The sides of a border that are seen. */
+export const bordersOf = (style) =>
+  ["Top", "Right", "Bottom", "Left"]
+    .map((side) => {
+      const [width, line, colour] = ["Width", "Style", "Color"].map((what) => style[`border${side}${what}`]);
+      return { side, width: parseFloat(width), dashed: line === "dashed", colour };
+    })
+    .filter(({ width }) => width > 0);
+
+/** The middle of the line that a border makes on one side of a box, from end to end: [x, y, x, y]. */
+export function edgeOf({ left, top, right, bottom }, side, width) {
+  const half = width / 2;
+  return {
+    Top: [left, top + half, right, top + half],
+    Right: [right - half, top, right - half, bottom],
+    Bottom: [left, bottom - half, right, bottom - half],
+    Left: [left + half, top, left + half, bottom],
+  }[side];
+}
+
+/** A border: around the box where all sides are alike, and else side by side. */
+function paintBorder(context, style, box) {
+  const borders = bordersOf(style);
+  const stroke = ({ width, dashed, colour }) => {
+    context.setLineDash(dashed ? [2 * width, 1.5 * width] : []); // about what browsers do
+    Object.assign(context, { lineWidth: width, strokeStyle: colour }).stroke();
+  };
+  const kinds = new Set(borders.map(({ width, dashed, colour }) => `${width} ${dashed} ${colour}`));
+  if (borders.length === 4 && kinds.size === 1) {
+    outline(context, style, box, -borders[0].width / 2);
+    stroke(borders[0]);
+    return;
+  }
+  for (const border of borders) {
+    const [x, y, ...end] = edgeOf(box, border.side, border.width);
+    context.beginPath();
+    context.moveTo(x, y);
+    context.lineTo(...end);
+    stroke(border);
   }
 }
 

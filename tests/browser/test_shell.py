@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
-from test_explorers import ALL_DRAWN, EXPLORERS, SHOWN, each_explorer, settle
+from PIL import Image, ImageFilter
+from test_explorers import ALL_DRAWN, EXPLORERS, SHOWN, each_explorer, settle, wait_for_answers
 
 KINDS = ["latent_map", "denoise", "training_noise", "interpolate", "bound"]  # in the order of EXPLORERS
 KINDS += ["bit_switches", "noise_levels", "train_in_page"]
@@ -226,15 +226,20 @@ def test_where_the_clipboard_is_closed_the_link_can_be_selected(open_explorer, o
         assert page.evaluate("getSelection().toString()") == f"{page.url}#latent_map="
 
 
+def save_picture(page, explorer) -> tuple[str, Image.Image]:
+    """Save the explorer's picture and return the name of its file and the picture."""
+    with page.expect_download() as download:
+        explorer.get_by_role("button", name="Save picture").click()
+    return download.value.suggested_filename, Image.open(download.value.path())
+
+
 @each_explorer
 @pytest.mark.parametrize("options", [{}, {"width": 400, "scheme": "dark"}], ids=["light", "dark phone"])
 def test_a_saved_picture_shows_what_the_explorer_shows(open_explorer, index, options):
     page, explorer = open_explorer(index, **options)
     explorer.scroll_into_view_if_needed()
-    with page.expect_download() as download:
-        explorer.get_by_role("button", name="Save picture").click()
-    assert download.value.suggested_filename == f"dvae-{KINDS[index].replace('_', '-')}.png"
-    picture = Image.open(download.value.path())
+    name, picture = save_picture(page, explorer)
+    assert name == f"dvae-{KINDS[index].replace('_', '-')}.png"
     saved = np.asarray(picture.convert("RGB")).astype(int)
     assert picture.convert("RGBA").getextrema()[3] == (255, 255)
     boxes = explorer.locator(".dvae").evaluate(
@@ -268,6 +273,80 @@ def test_a_saved_picture_shows_what_the_explorer_shows(open_explorer, index, opt
     left, top, wide, high = (round(2 * length) for length in boxes["title"])
     title = saved[32 + top : 32 + top + high, 32 + left : 32 + left + 2 * high]
     assert abs(title - saved[2, 2]).max() > 150  # there are letters
+
+
+ON_WHOLE_POINTS = """(root) => {
+  const { left, top } = root.getBoundingClientRect();
+  const [x, y] = [left + scrollX, top + scrollY];
+  Object.assign(root.style, { position: "relative", left: `${Math.ceil(x) - x}px`, top: `${Math.ceil(y) - y}px` });
+}"""
+BOXES = """(root, selector) => {
+  const { left, top } = root.getBoundingClientRect();
+  return [...root.querySelectorAll(selector)].map((element) => {
+    const box = element.getBoundingClientRect();
+    return [box.left - left, box.top - top, box.right - left, box.bottom - top];
+  });
+}"""
+# What the style sheet alone draws: at least how many there are, which of their pixels from the left are compared, and
+# how different these may be, of 255: without the marks they differ by a third more, at the least.
+MARKS = {
+    "#bit_switches=code:111000111000": {
+        ".dvae-other > div": (3, slice(None), 25),  # a frame
+        "[role=switch][aria-checked=true]": (6, slice(None), 11),  # a border, and within it a shadow
+    },
+    "#bound=": {
+        ".dvae-rungs > span": (4, slice(90, None), 6),  # a line above
+        ".dvae-torn .dvae-base": (3, slice(None), 4.5),  # teeth
+        ".dvae-hang .dvae-mixture": (1, slice(None), 7),  # stripes, falling
+        ".dvae-hang .dvae-corruption": (1, slice(None), 10),  # dots
+        ".dvae-hang .dvae-amortisation": (1, slice(None), 10),  # stripes, rising
+        ".dvae-reading": (1, slice(20), 20),  # a line on the left
+    },
+}
+
+
+def boxes_in(root, selector: str) -> list[list[int]]:
+    """Left, top, right and bottom of parts of an explorer and two points around them, in pixels of a saved picture."""
+    grown = (28, 28, 36, 36)
+    return [[round(2 * x) + by for x, by in zip(box, grown, strict=True)] for box in root.evaluate(BOXES, selector)]
+
+
+def difference(saved: Image.Image, seen: Image.Image, box: list[int], columns: slice) -> float:
+    """The mean difference within a box, slightly blurred and moved by up to a pixel: the page's boxes are on pixels."""
+
+    def part(picture, right: int, down: int) -> np.ndarray:
+        moved = [place + by for place, by in zip(box, (right, down, right, down), strict=True)]
+        return np.asarray(picture.filter(ImageFilter.BoxBlur(1)).crop(moved)).astype(int)[:, columns]
+
+    wanted, near = part(seen, 0, 0), (-1, 0, 1)
+    return min(abs(part(saved, right, down) - wanted).max(2).mean() for right in near for down in near)
+
+
+def dashes(picture: Image.Image, box: list[int]) -> int:
+    """How often the colour changes along a level line."""
+    left, top, right, bottom = box
+    row = np.asarray(picture).astype(int)[(top + bottom) // 2, left:right]
+    return (abs(np.diff(row, axis=0)).max(1) > 40).sum()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("fragment", MARKS, ids=["bits", "bound"])
+def test_a_saved_picture_has_the_lines_and_patterns_of_the_page(open_explorer, fragment, scheme):
+    index = KINDS.index(fragment[1 : fragment.index("=")])
+    page, explorer = open_explorer(index, fragment=fragment, scheme=scheme, device_scale_factor=2)
+    wait_for_answers(page, explorer)
+    root = explorer.locator(".dvae")
+    root.evaluate(ON_WHOLE_POINTS)
+    saved = save_picture(page, explorer)[1].convert("RGB")
+    seen = Image.new("RGB", saved.size, saved.getpixel((2, 2)))
+    seen.paste(Image.open(io.BytesIO(root.screenshot())), (32, 32))
+    for selector, (least, columns, limit) in MARKS[fragment].items():
+        differences = [difference(saved, seen, box, columns) for box in boxes_in(root, selector)]
+        assert len(differences) >= least, selector
+        assert max(differences) < limit, (selector, differences)
+    for box in boxes_in(root, ".dvae-level"):  # where a dash begins is the browser's choice
+        assert dashes(saved, box) == pytest.approx(dashes(seen, box), rel=0.3)
+        assert dashes(seen, box) > 50
 
 
 def test_the_buttons_are_not_on_paper(open_explorer):

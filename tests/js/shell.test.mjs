@@ -103,6 +103,58 @@ test("an address is about the first explorer that it names", () => {
   assert.ok(!shell.hidesControls("#controls&hide=all"));
 });
 
+const BOX = { x: 100, y: 50, width: 40, height: 20, left: 100, top: 50, right: 140, bottom: 70 };
+
+test("a shadow is painted if it is an even line", () => {
+  const frame = shell.shadowOf("rgb(213, 94, 0) 0px 0px 0px 2px");
+  assert.deepEqual(frame, { colour: "rgb(213, 94, 0)", width: 2, inside: false });
+  const inset = shell.shadowOf("color(srgb 0 0 0 / 0.25) 0px 0px 0px 1.5px inset");
+  assert.deepEqual(inset, { colour: "color(srgb 0 0 0 / 0.25)", width: 1.5, inside: true });
+  for (const other of ["none", "rgb(0, 0, 0) 0px 1px 0px 2px", "rgb(0, 0, 0) 0px 0px 3px 0px"]) {
+    assert.equal(shell.shadowOf(other), undefined);
+  }
+});
+
+test("of a border the sides that have a width are painted, each along its own edge", () => {
+  const none = { Width: "0px", Style: "none", Color: "rgb(0, 0, 0)" };
+  const dashed = { Width: "1.5px", Style: "dashed", Color: "rgb(1, 2, 3)" };
+  const sides = { Top: dashed, Right: none, Bottom: none, Left: { ...none, Width: "3px", Style: "solid" } };
+  const style = {};
+  for (const [side, values] of Object.entries(sides)) {
+    for (const [name, value] of Object.entries(values)) style[`border${side}${name}`] = value;
+  }
+  assert.deepEqual(shell.bordersOf(style), [
+    { side: "Top", width: 1.5, dashed: true, colour: "rgb(1, 2, 3)" },
+    { side: "Left", width: 3, dashed: false, colour: "rgb(0, 0, 0)" },
+  ]);
+  assert.deepEqual(shell.edgeOf(BOX, "Top", 2), [100, 51, 140, 51]);
+  assert.deepEqual(shell.edgeOf(BOX, "Right", 2), [139, 50, 139, 70]);
+  assert.deepEqual(shell.edgeOf(BOX, "Bottom", 2), [100, 69, 140, 69]);
+  assert.deepEqual(shell.edgeOf(BOX, "Left", 3), [101.5, 50, 101.5, 70]);
+});
+
+test("a polygon has its corners in lengths or in shares of the box", () => {
+  assert.deepEqual(shell.polygonOf("polygon(0px 7px, 12.5% 0px, 100% 100%)", BOX), [[100, 57], [105, 50], [140, 70]]);
+  for (const other of ["none", "inset(50%)"]) assert.deepEqual(shell.polygonOf(other, BOX), []);
+});
+
+test("a gradient has stops, and a line from the first corner that it reaches to the last", () => {
+  const [light, clear] = ["rgba(255, 255, 255, 0.28)", "rgba(0, 0, 0, 0)"];
+  const stops = [[light, 0], [light, 2], [clear, 2], [clear, 8]];
+  const long = `repeating-linear-gradient(45deg, ${light} 0px, ${light} 2px, ${clear} 2px, ${clear} 8px), none`;
+  assert.deepEqual(shell.stopsOf(long), stops);
+  assert.deepEqual(shell.stopsOf(`repeating-linear-gradient(45deg, ${light} 0px 2px, ${clear} 2px 8px)`), stops);
+  assert.deepEqual(shell.stopsOf("none, none"), []);
+  const round = (point) => point.map((value) => Math.round(1e6 * value) / 1e6);
+  const lines = { 0: [[120, 70], [120, 50]], 90: [[100, 60], [140, 60]], 45: [[105, 75], [135, 45]] };
+  for (const [degrees, [from, to]] of Object.entries({ ...lines, "-45": [[135, 75], [105, 45]] })) {
+    const found = shell.gradientLine(Number(degrees), BOX);
+    assert.deepEqual([round(found.from), round(found.to)], [from, to]);
+    const length = Math.hypot(to[0] - from[0], to[1] - from[1]);
+    assert.ok(Math.abs(found.length - length) < 1e-9);
+  }
+});
+
 test("the module offers what anywidget asks for", () => {
   assert.equal(typeof shell.default.render, "function");
   assert.equal(shell.render, undefined); // anywidget warns of a named one
