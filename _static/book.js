@@ -1,4 +1,4 @@
-// A table or a formula that scrolls sideways is a stop for the keyboard, which can then scroll it; one that fits is none.
+// A table or a formula that scrolls sideways is a stop for the keyboard, which can then scroll it; others are none.
 document.addEventListener("DOMContentLoaded", () => {
   const sizes = new ResizeObserver((entries) => {
     for (const { target } of entries) {
