@@ -37,7 +37,7 @@ help:
 	@echo "make lint     ruff, mypy and, where there is npm, eslint"
 	@echo "make exercises  write the chapters for a class, without solutions but with their checks, into classroom/"
 	@echo "make slides   slides of the chapters, from the same notebooks, in _build/slides (NOTEBOOKS=book/noise.ipynb for one)"
-	@echo "make bench    time the training step beside a plain loop, pythae and Pyro (options: BENCH='--rounds 3 ...')"
+	@echo "make bench    time the training step beside a plain loop, pythae and Pyro (options of both programs: BENCH='--rounds 3 --seconds 1')"
 	@echo "make weights  train the shipped weights again (one to two hours on a CPU)"
 	@echo "make experiments  train over seeds and store what is measured; goes on where it was stopped (hours)"
 	@echo "make clean    remove what was built"

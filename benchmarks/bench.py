@@ -5,8 +5,9 @@
 
 All train the article's VAE, 3,993,412 parameters, on 50,000 squares with Adam at 1e-3: `dvae_lib.train` in each
 precision (on CUDA with and without a captured graph), a plain loop as in the usual example, pythae's trainer and Pyro's
-SVI. Before anything is timed, each must have the library's objective on equal weights, and must learn. `loops.py` holds
-the contestants, `timing.py` says how they are timed, `floor.py` what the floor is. A full run writes its numbers to
+SVI. Before anything is timed, each must learn, and the peers must have the library's objective on equal weights; the
+library's own is written out in the tests, in float32. `loops.py` holds the contestants, `timing.py` says how they are
+timed, `floor.py` what the floor is. A full run writes its numbers to
 benchmarks/results/NAME-OF-THE-HARDWARE.json; a run of a part (`--batch`, `--only`) writes only where `--output` says.
 """
 
@@ -86,6 +87,15 @@ def print_rows(batch_size: str, rows: list[dict[str, Any]], floors: dict[str, An
         )
 
 
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options, if `--steps` gives steps enough to be timed."""
+    options = parser.parse_args()
+    fewest = timing.fewest_steps(options.device)
+    if options.steps is not None and options.steps < fewest:
+        parser.error(f"--steps must be at least {fewest} on {options.device}, got {options.steps}")
+    return options
+
+
 def print_rates(rates: dict[str, Any]) -> None:
     matrix = ", ".join(f"{rate / 1e9:.0f} in {name}" for name, rate in rates["square_flops"].items())
     memory = ", ".join(f"{rate / 1e9:.1f} {name}" for name, rate in rates["memory_bytes"].items())
@@ -96,11 +106,9 @@ def main() -> None:
     parser = arguments_parser(str(__doc__), rounds=7, seconds=1.2)
     parser.add_argument("--batch", type=int, nargs="+", default=BATCH_SIZES, metavar="SIZE")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants whose names contain one of these")
-    options = parser.parse_args()
+    options = parsed(parser)
     device = options.device
     torch.set_num_threads(options.threads)
-    if options.steps is not None and options.steps < timing.fewest_steps(device):
-        parser.error(f"--steps must be at least {timing.fewest_steps(device)} on {device}, got {options.steps}")
     available = contestants(device)
     builders = {
         name: builder

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks import timing
-from benchmarks.bench import BATCH_SIZES, arguments_parser
+from benchmarks.bench import BATCH_SIZES, arguments_parser, parsed
 from benchmarks.loops import Builder, Library, Plain, precisions
 from dvae_lib.runs.devices import effective_precision
 
@@ -79,7 +79,7 @@ def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    options = arguments_parser(str(__doc__), rounds=5, seconds=0.8).parse_args()
+    options = parsed(arguments_parser(str(__doc__), rounds=5, seconds=0.8))
     torch.set_num_threads(options.threads)
     description = timing.hardware(options.device)
     print(f"{description['name']}, {description['threads']} threads, PyTorch {torch.__version__}")

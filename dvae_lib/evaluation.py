@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
 
     Args:
         value: (n,), nats per image.
-        standard_error: (n,), of the draws for the image at hand; NaN where there was only one draw.
+        standard_error: (n,), of the draws for the image at hand; NaN of only one draw, inf of a grid that is too small.
     """
 
     value: Tensor

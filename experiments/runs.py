@@ -9,6 +9,7 @@ import concurrent.futures
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -50,9 +51,7 @@ def put(path: Path, settings: Mapping[str, Any], name: str, numbers: Mapping[str
         ValueError: a setting differs from that of the runs that are there; one that they do not have may come.
     """
     content, settings = stored(path), json.loads(json.dumps(settings))
-    for key, value in settings.items():
-        if content["settings"].get(key, value) != value:
-            raise ValueError(f"{path.name} holds runs of other settings: {key} is {content['settings'][key]} there")
+    refuse_others(path, content, settings)
     here = json.loads(json.dumps(machine()))
     if here not in content["machines"]:
         content["machines"].append(here)
@@ -62,6 +61,13 @@ def put(path: Path, settings: Mapping[str, Any], name: str, numbers: Mapping[str
     write_json(path, content)
 
 
+def refuse_others(path: Path, content: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise ValueError if the file at `path`, with this content, holds runs of other settings."""
+    for key, value in settings.items():
+        if content["settings"].get(key, value) != value:
+            raise ValueError(f"{path.name} holds runs of other settings: {key} is {content['settings'][key]} there")
+
+
 def group_and_seed(name: str) -> tuple[str, int]:
     """Return the two parts of a run's name."""
     group, seed = name.rsplit("/", 1)
@@ -69,21 +75,38 @@ def group_and_seed(name: str) -> tuple[str, int]:
 
 
 def make(path: Path, settings: Mapping[str, Any], names: Sequence[str], measure: Measure, processes: int = 2) -> None:
-    """Make the runs of these names that the file at `path` lacks, in this order, `processes` at a time."""
-    there = stored(path)["runs"]
-    missing = [name for name in names if name not in there]
+    """Make the runs of these names that the file at `path` lacks, in this order, `processes` at a time.
+
+    Raises:
+        ValueError: as `put`, before anything is run.
+        Exception: what the first run that failed raised, once the others are stored.
+    """
+    content = stored(path)
+    refuse_others(path, content, json.loads(json.dumps(settings)))
+    failures: list[BaseException] = []
+    missing = [name for name in names if name not in content["runs"]]
     context = multiprocessing.get_context("spawn")
     with (
         concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_prepare) as pool,
         tqdm(total=len(names), initial=len(names) - len(missing), unit=" runs", desc=path.stem) as bar,
     ):
         waiting = {pool.submit(_timed, measure, name): name for name in missing}
-        for future in concurrent.futures.as_completed(waiting):
-            put(path, settings, waiting[future], future.result())
-            bar.update()
+        try:
+            for future in concurrent.futures.as_completed(waiting):
+                if error := future.exception():
+                    failures.append(error)
+                else:
+                    put(path, settings, waiting[future], future.result())
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if failures:
+        raise failures[0]
 
 
 def _prepare() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # `train` would end early, and what it left would be measured
     torch.set_num_threads(1)
     os.environ["TQDM_DISABLE"] = "1"  # one bar is enough
 
@@ -111,6 +134,8 @@ def command_line(
     parser.add_argument("--only", nargs="+", metavar="GROUP", help="groups of runs")
     parser.add_argument("--estimate", action="store_true", help="only say how long it takes")
     options = parser.parse_args()
+    if unknown := set(options.only or ()) - {group_and_seed(name)[0] for name in names}:
+        parser.error(f"no groups {', '.join(sorted(unknown))}")
     chosen = [name for name in names if not options.only or group_and_seed(name)[0] in options.only]
     missing = set(chosen) - stored(path)["runs"].keys()
     hours = sum((others or {}).get(group_and_seed(name)[0], minutes) for name in missing) / 60 / options.processes

@@ -259,6 +259,7 @@ def test_stored_results_have_their_fields_and_agree_with_themselves(path):
     stored = json.loads(text)
     assert timing.result_path(stored["hardware"]) == path
     assert {"hardware", "bench", "ladder"} == set(stored)
+    assert list(stored["bench"]["batches"]) == list(stored["ladder"]["changes"]) == ["16", "128"]
     for part in ("bench", "ladder"):
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", stored[part]["date"])
         assert stored[part]["versions"]["torch"]

@@ -62,7 +62,7 @@ def path(tmp_path):
 def test_an_experiment_that_was_stopped_goes_on_with_what_is_missing(path):
     runs.put(path, SETTINGS, "a/10", {"value": "of before"})
     with pytest.raises(RuntimeError, match="this run fails"):
-        runs.make(path, SETTINGS, ["a/10", "a/2", "broken/0"], measure, 1)
+        runs.make(path, SETTINGS, ["a/10", "broken/0", "a/2"], measure, 1)
     content = json.loads(path.read_text())
     assert list(content["runs"]) == ["a/2", "a/10"]  # by number, and nothing of the run that failed
     assert content["runs"]["a/10"]["value"] == "of before"
@@ -79,6 +79,8 @@ def test_runs_of_other_settings_are_not_mixed_in_and_new_parts_may_come(path):
     before = path.read_bytes()
     with pytest.raises(ValueError, match="holds runs of other settings: steps is 3 there"):
         runs.put(path, SETTINGS | {"steps": 4}, "a/1", {})
+    with pytest.raises(ValueError, match="holds runs of other settings: steps is 3 there"):
+        runs.make(path, SETTINGS | {"steps": 4}, ["broken/0"], measure, 1)  # which is not run
     assert path.read_bytes() == before
     runs.put(path, {"another": "part"}, "b/0", {})
     assert runs.stored(path)["settings"] == SETTINGS | {"another": "part"}
@@ -740,6 +742,13 @@ def test_the_stored_planes_were_made_by_this_program_and_are_small():
     assert settings["tiles"] == [planes.TILES, planes.EDGE]
     assert tuple(content["groups"]) == planes.GROUPS
     assert tuple(content["seeds"]) == planes.chosen(runs.stored(squares.PATH)["runs"])
+    there = runs.stored(squares.PATH)["runs"]
+    for key, limit in (("bad", 0.7), ("faulty", 0.9)):
+        shares = [
+            [there[f"{group}/{seed}"]["prior"][f"below {limit}"] for seed in content["seeds"]]
+            for group in planes.GROUPS
+        ]
+        np.testing.assert_allclose(content[key], shares, atol=1e-3)
     steps = squares.GROUPS["vae"].config.steps
     assert content["protocol"].shape == (2, 3, steps // planes.WINDOW, 2)
 

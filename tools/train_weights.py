@@ -14,6 +14,7 @@ means of the protocol's columns over windows of 50 steps. SHA256SUMS is renewed.
 
 import argparse
 import hashlib
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,7 @@ def write_sums() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # `train` would keep the first Ctrl-C, and a part be shipped
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = [*MODELS, *RUNS, *FURTHER, "toy-dvae"]
     parser.add_argument("names", nargs="*", default=every, metavar="NAME", help=" or ".join(every))

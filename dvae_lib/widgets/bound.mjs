@@ -829,7 +829,7 @@ function inReading({ pending, exact, open, dvae, climb, elbo }, K) {
   if (pending) return `ln p(x) is being counted, over a grid of decoded codes. ${clean}.`;
   if (open) {
     const beyond = `Codes that matter lie beyond the grid, and ln p(x) is more than the ${nats(exact)} found within it`;
-    return `${beyond}: the gaps above are too small. ${clean}.`;
+    return `${beyond}: the gaps of mixture, family and amortisation are too small. ${clean}.`;
   }
   const whole = `Of the ${nats(exact - dvae)} nats between ln p(x) and L_dvae, `;
   const split =
