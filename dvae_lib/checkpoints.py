@@ -41,7 +41,8 @@ def save_checkpoint(
     """
     if not isinstance(config, TrainingConfig):
         raise TypeError(f"config must be a TrainingConfig, got {type(config).__name__}")
-    tensors = {name: tensor.to(dtype=dtype) for name, tensor in model.state_dict().items()}
+    tensors = dict(model.state_dict())
+    tensors |= {name: tensor.to(dtype=dtype) for name, tensor in tensors.items() if tensor.is_floating_point()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"model has a weight in {name} that is not finite in {tensor.dtype}")

@@ -64,7 +64,13 @@ def test_gradient_by_hand_is_that_of_finite_differences():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_divergence_is_computed_in_float32_at_least(dtype):
-    assert bernoulli_kl(torch.ones(1, 3, dtype=dtype)).dtype == torch.float32
+    """And the gradient comes back in the type of the logits, which `assert_close` compares as well."""
+    logits = torch.linspace(-4, 4, 60).view(4, 15).to(dtype).requires_grad_()
+    wide, value = logits.detach().double(), bernoulli_kl(logits)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.double(), fair(wide), rtol=1e-5, atol=0)
+    (slope,) = torch.autograd.grad(value.sum(), logits)
+    torch.testing.assert_close(slope, (wide * wide.sigmoid() * (-wide).sigmoid()).to(dtype))
 
 
 def test_layer_passes_its_input_through_and_keeps_the_sum():
@@ -99,6 +105,24 @@ def test_hard_sample_is_the_bit_and_the_relaxed_one_rounded(logit):
     assert torch.equal(hard, draws(0.7, logit, 20_000).round())
     wanted = 1 / (1 + math.exp(-logit))
     assert abs(hard.mean().item() - wanted) < 5 * math.sqrt(wanted * (1 - wanted) / 20_000)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_noise_is_of_the_type_and_on_the_device_of_the_logits(training):
+    """Against PyTorch's default device, for which meta stands here: it exists on every machine."""
+    sampler = ConcreteSampler(0.5).train(training)
+    torch.manual_seed(3)
+    u = torch.rand(2, 3, dtype=torch.float64)
+    noisy = LOGITS + torch.log(u) - torch.log1p(-u)
+    torch.manual_seed(3)
+    with torch.device("meta"):
+        z = sampler(LOGITS)
+    torch.testing.assert_close(z, 1 / (1 + torch.exp(-2 * noisy)) if training else (noisy > 0).double())
+
+
+def test_sampler_shows_its_temperature():
+    """The file of a run compares this text."""
+    assert repr(ConcreteSampler(0.25)) == "ConcreteSampler(temperature=0.25)"
 
 
 def test_relaxed_sample_has_the_temperature_of_the_moment():

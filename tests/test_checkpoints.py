@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from runs import same, weights
+from runs import same, weights, with_buffers
 from torch import nn
 
 import dvae_lib.checkpoints
-from dvae_lib import TrainingConfig, load_checkpoint, mlp_vae, save_checkpoint, shipped
+from dvae_lib import TrainingConfig, convolutional_vae, load_checkpoint, mlp_vae, save_checkpoint, shipped
 from dvae_lib.noise import BernoulliNoise, GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from dvae_lib.runs import files
 
@@ -89,6 +89,16 @@ def test_16_bit_weights_are_rounded_and_nothing_else(path, dtype):
     assert {tensor.dtype for tensor in safetensors.torch.load_file(path).values()} == {dtype}
     load_checkpoint(str(path), other)
     assert same(weights(other), {name: tensor.to(dtype).float() for name, tensor in before.items()})
+
+
+def test_a_count_is_no_weight_and_keeps_its_type(path):
+    """A layer's number of batches: 100,001 is beyond the range of float16, 2,049 beyond its digits."""
+    for count in (2_049, 100_001):
+        model, other = with_buffers(), with_buffers(1)
+        model.encoder[2].num_batches_tracked.fill_(count)
+        save_checkpoint(path, model, CONFIG, torch.float16)
+        load_checkpoint(path, other)
+        assert other.encoder[2].num_batches_tracked == count
 
 
 def test_numbers_of_numpy(path):
@@ -292,6 +302,16 @@ def test_the_activation_is_shipped_with_the_model(path, monkeypatch):
         description = files.read(path)[1]["model"]
         assert {key: value for key, value in description.items() if key == "activation"} == expected
         assert all(map(torch.equal, shipped("model").encode(images), model.encode(images)))
+
+
+def test_a_convolutional_model_can_be_shipped_however_its_weights_lie_in_memory(path, monkeypatch):
+    monkeypatch.setattr(dvae_lib.checkpoints, "_SHIPPED", path.parent)
+    model = convolutional_vae((1, 6, 6), channels=(2, 3), noise=MaskingNoise(0.25)).eval()
+    model.to(memory_format=torch.channels_last)
+    assert not model.encoder[3].weight.is_contiguous()
+    save_checkpoint(path, model, CONFIG)
+    assert repr(shipped("model")) == repr(model)
+    assert same(weights(shipped("model")), weights(model))
 
 
 def test_no_such_shipped_model(path, monkeypatch):

@@ -1,6 +1,7 @@
 """The overlap of pictures, against sets of pixels; the bounds and the exact log-likelihood, against quadrature."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from dvae_lib import (
     iou,
     mlp_vae,
 )
-from dvae_lib.evaluation import _mean_over_draws
+from dvae_lib.evaluation import _in_float64, _mean_over_draws
 
 SQUARES = [{(top + i, left + j) for i in range(9) for j in range(9)} for top in range(16) for left in range(16)]
 
@@ -267,6 +268,31 @@ def test_exact_log_likelihood_says_where_its_grid_ends_too_early():
     assert whole.standard_error.isfinite().all()
     assert (cut.value < whole.value).all()
     assert cut.standard_error.isposinf().all()
+
+
+@pytest.mark.parametrize(("limit", "missed"), [(4.3, True), (4.7, False)])
+def test_a_millionth_at_the_edge_of_the_grid_is_too_much(limit, missed):
+    """Of a decoder that ignores the code, the prior's share there: 4 phi(limit) widths of a cell, 3.3e-6 or 6.0e-7."""
+    decoder = toy_decoder(2)
+    torch.nn.init.zeros_(decoder[0].weight)
+    error = exact_log_likelihood(with_decoder(decoder, 3), IMAGES, limit=limit).standard_error
+    assert (error.isposinf() == missed).all()
+
+
+def test_exact_log_likelihood_of_many_images_is_summed_in_parts():
+    model, images = with_decoder(toy_decoder(2), 3), IMAGES.repeat(33, 1, 1, 1)  # 264
+    found, few = (exact_log_likelihood(model, some, nodes=60) for some in (images, IMAGES))
+    torch.testing.assert_close(found, Estimate(few.value.repeat(33), few.standard_error.repeat(33)))
+
+
+def test_where_a_device_has_no_float64_the_cpu_has():
+    """An object stands here for a tensor of such a device, at which PyTorch raises a TypeError."""
+
+    def refuse():
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    there = SimpleNamespace(double=refuse, cpu=lambda: torch.tensor([0.5]))
+    torch.testing.assert_close(_in_float64(there), torch.tensor([0.5], dtype=torch.float64))
 
 
 def test_exact_log_likelihood_divides_the_cells_that_matter():

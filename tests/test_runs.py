@@ -12,6 +12,7 @@ import pytest
 import torch
 from runs import StoppedError, bars, denoising, interrupt, run, same, short, stop, tiny, weights, with_buffers
 from torch import nn
+from torch.nn.functional import logsigmoid
 
 import dvae_lib.runs.devices
 from dvae_lib import (
@@ -125,6 +126,22 @@ def test_precision_is_that_of_the_matrix_products(precision):
     assert np.array_equal(protocol.reconstruction, exact.reconstruction) is not rounded
     np.testing.assert_allclose(protocol.reconstruction, exact.reconstruction, rtol=0.02)
     np.testing.assert_allclose(protocol.kl[:4], exact.kl[:4], rtol=0.1)  # before the roundings have added up
+
+
+@pytest.mark.usefixtures("_any_processor")
+def test_what_a_run_in_bfloat16_notes_keeps_the_digits_of_float32():
+    """The networks' outputs have 8 bits; losses and moments are formed of them in float32. The oracle is float64."""
+    model, seen = tiny(), {}
+    model.register_forward_pre_hook(lambda _, inputs: seen.update(clean=inputs[0]))
+    model.encoder.register_forward_hook(lambda *a: seen.update(mean=a[-1][0].detach(), log_variance=a[-1][1].detach()))
+    model.decoder.register_forward_hook(lambda *a: seen.update(logits=a[-1].detach()))
+    row = run(model, short(1, precision="bfloat16")).to_numpy()[0, :5]
+    assert {tensor.dtype for name, tensor in seen.items() if name != "clean"} == {torch.bfloat16}
+    clean, mean, a, logits = (seen[name].double() for name in ("clean", "mean", "log_variance", "logits"))
+    log_likelihood = (clean * logsigmoid(logits) + (1 - clean) * logsigmoid(-logits)).sum()
+    kl = 0.5 * (mean**2 + a.exp() - 1 - a).sum()
+    expected = torch.stack([-log_likelihood / 8, kl / 8, mean.mean(), a.std(), a.mean()])
+    np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("_any_processor")

@@ -246,7 +246,8 @@ def test_a_live_kernel_draws_no_picture(networks, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["GROUND", "CLEAN", "NOISY", "TRUTH", "FRAMES", "BAR_DRAWS", "ZOOM", "DRAWS", "FIRST_DRAW"]
+    "name",
+    ["GROUND", "CLEAN", "NOISY", "TRUTH", "FRAMES", "BAR_DRAWS", "FIRST_BAR_DRAW", "ZOOM", "DRAWS", "FIRST_DRAW"],
 )
 def test_a_still_has_the_colours_and_counts_of_the_page(name):
     assert re.search(rf'^(?:export )?const {name} = "?{getattr(stills, name)}"?;', FRONT_END, re.MULTILINE)

@@ -8,9 +8,10 @@ import torch
 from cdn import ROOT
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from dvae_lib.widgets import LEVELS, LIMIT, Bound, Networks
+from dvae_lib import all_squares
+from dvae_lib.widgets import LEVELS, LIMIT, Bound, Networks, TrainingNoise
 from dvae_lib.widgets.page_run import PageRun
-from dvae_lib.widgets.stills import bound_of
+from dvae_lib.widgets.stills import BAR_DRAWS, FIRST_BAR_DRAW, bound_of, corrupt
 
 # words that only one of them has
 EXPLORERS = ["code z₁", "draw the code", "wrong pixels by", "per cent", "corruptions"]
@@ -186,9 +187,13 @@ def test_a_point_is_put_on_the_code_plane(open_explorer, touch):
     text = plane.get_attribute("aria-valuetext")
     assert text.count("2.0") == 2, text  # to the right and upwards, half of LIMIT each
     assert LIMIT == 4
-    plane.press("ArrowLeft")
-    changed(page, explorer, shown)
-    assert plane.get_attribute("aria-valuetext") != text
+    code = np.array(re.findall(r"[\d.]+", text), dtype=float)
+    for key, step in {"ArrowLeft": (-0.05, 0), "ArrowUp": (0, 0.05), "Shift+ArrowDown": (0, -0.5)}.items():
+        plane.press(key)
+        shown = changed(page, explorer, shown)
+        code += step
+        found = re.findall(r"[\d.]+", plane.get_attribute("aria-valuetext"))
+        assert [float(part) for part in found] == pytest.approx(code.tolist(), abs=1e-6)
 
 
 def test_a_picture_is_drawn_by_hand(open_explorer):
@@ -200,6 +205,17 @@ def test_a_picture_is_drawn_by_hand(open_explorer):
     page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"], steps=5)
     page.mouse.up()
     changed(page, explorer, before)
+
+
+def test_the_way_leads_from_the_first_picture_to_the_last(open_explorer):
+    page, explorer = open_explorer(3)
+    now = explorer.locator("canvas[aria-label='Picture on the way, between pixels']")
+    grey = "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, 24, 24).data].filter((_, i) => i % 4 === 0)"
+    for key, (row, column) in {"Home": (2, 2), "End": (12, 13)}.items():
+        before = explorer.evaluate(SHOWN)
+        explorer.get_by_role("slider", name="per cent").press(key)
+        changed(page, explorer, before)
+        assert now.evaluate(grey) == (255 * all_squares()[16 * row + column]).int().flatten().tolist()
 
 
 @pytest.mark.parametrize("reduced_motion", [False, True], ids=["motion", "reduced"])
@@ -296,6 +312,56 @@ def test_the_numbers_first_shown_are_those_of_pytorch(open_page, name, explorers
         assert int(wrong) == ((logits >= 0) != (clean == 1)).sum()
         cross_entropy = binary_cross_entropy_with_logits(logits, clean, reduction="sum").item()
         assert float(nats) == pytest.approx(cross_entropy, abs=0.1)
+
+
+@torch.no_grad()
+def test_pixels_too_many_are_orange_and_missing_ones_blue(open_explorer):
+    _, explorer = open_explorer(1)
+    read = """(canvases) => canvases.map((canvas) => [...canvas.getContext("2d").getImageData(0, 0, 24, 24).data])"""
+    inputs = torch.tensor(explorer.locator(".dvae-inputs canvas").evaluate_all(read)).view(2, 1, 1, 24, 24, 4)[..., 0]
+    shown = torch.tensor(explorer.locator("canvas[aria-label='at 1/2']").evaluate_all(read)).view(2, 24, 24, 4)
+    colours = torch.tensor([[0, 0, 0], [86, 180, 233], [230, 159, 0], [255, 255, 255]])
+    networks, wrong = Networks.load(ROOT / "weights", levels=(0.0, 0.1)), 0
+    for level, picture in zip(networks.levels, shown, strict=True):
+        model = networks.model(level).double()
+        found, wanted = model.decode(model.encode(inputs[1].double() / 255)[0])[0, 0] >= 0, inputs[0, 0, 0] == 255
+        assert torch.equal(picture[..., :3], colours[2 * found.long() + wanted.long()])
+        wrong += int((found != wanted).sum())
+    assert wrong > 0
+
+
+@torch.no_grad()
+def test_ellipses_and_bars_are_those_of_pytorch(open_explorer):
+    """Two standard deviations of both posteriors around their means, z2 upwards; wrong pixels of 16 corruptions."""
+    page, explorer = open_explorer(2)
+    bars = explorer.locator(".dvae-bars b")
+    page.wait_for_function("(bar) => bar.textContent", arg=bars.last.element_handle())
+    least, ellipses = explorer.locator(".dvae").evaluate(
+        """(root) => {
+          const [seen, pen] = [[], CanvasRenderingContext2D.prototype];
+          const { ellipse } = pen;
+          pen.ellipse = function (...given) { seen.push(given.slice(0, 4)); ellipse.apply(this, given); };
+          root.explorer.draw();
+          pen.ellipse = ellipse;
+          const { clientWidth } = root.querySelector(".dvae-plane");
+          return [Math.round((4 * 480) / clientWidth) / 2, seen]; // two points of the page, which can still be seen
+        }"""
+    )
+    view = TrainingNoise(Networks.load(ROOT / "weights")).view
+    clean, model = all_squares()[[16 * view.row + view.column]], view.networks.model(LEVELS[view.index])
+    images = clean, corrupt(0, view.level, clean, view.seed)
+    for found, image in zip(ellipses, images, strict=True):
+        mean, log_variance = model.encode(image)
+        first, second = (mean[0] / LIMIT).clamp(-1, 1).tolist()
+        radii = (120 * (log_variance[0] / 2).exp()).clamp(min=least).tolist()  # 480 pixels for codes from -4 to 4
+        assert found == pytest.approx([240 + 240 * first, 240 - 240 * second, *radii], abs=0.05)
+    seeds = range(FIRST_BAR_DRAW + BAR_DRAWS * view.seed, FIRST_BAR_DRAW + BAR_DRAWS * (view.seed + 1))
+    draws = torch.cat([corrupt(0, view.level, clean, seed) for seed in seeds])
+    for level, text in zip(LEVELS, bars.all_inner_texts(), strict=True):
+        model = view.networks.model(level)
+        wrong = ((model.decode(model.encode(draws)[0]) >= 0) != (clean == 1)).sum().item() / BAR_DRAWS
+        assert float(text) == pytest.approx(wrong, abs=0.2 if wrong < 9.9 else 0.7)  # from 10 on as whole numbers
+    view.networks.close()
 
 
 # once the worker has filled its table and refined the bounds

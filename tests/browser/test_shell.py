@@ -10,6 +10,8 @@ import pytest
 from PIL import Image, ImageFilter
 from test_explorers import ALL_DRAWN, EXPLORERS, SHOWN, each_explorer, settle, wait_for_answers
 
+from dvae_lib import all_squares
+
 KINDS = ["latent_map", "denoise", "training_noise", "interpolate", "bound"]  # in the order of EXPLORERS
 KINDS += ["bit_switches", "noise_levels", "train_in_page"]
 STATE = re.compile(r'(<script type="application/vnd.jupyter.widget-state\+json">)(.*?)(</script>)', re.DOTALL)
@@ -80,9 +82,13 @@ def test_what_is_set_goes_to_the_address_and_comes_back_in_a_fresh_page(open_exp
 def test_a_drawing_is_in_the_address(open_explorer):
     page, explorer = open_explorer(1)
     canvas = explorer.locator("canvas[role=application]")
-    canvas.press("Space")
+    for key in ("ArrowRight", "ArrowUp", "Space"):
+        canvas.press(key)
     canvas.blur()
     changed = hash_of(page, "#denoise=drawing:[0-9a-f]{144}")
+    expected = all_squares()[16 * 4 + 10, 0].bool().numpy()
+    expected[12 - 1, 12 + 1] = False  # from the middle one to the right and one up
+    assert changed == f"#denoise=drawing:{np.packbits(expected).tobytes().hex()}"
     fresh, again = open_explorer(1, fragment=changed)
     same(fresh, again, explorer.evaluate(SHOWN))
 

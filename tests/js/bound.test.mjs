@@ -125,7 +125,7 @@ test("equal Gaussians gain nothing, distant ones ln K", () => {
   });
 });
 
-test("the bounds rise with K, and none exceeds the log-likelihood", () => {
+test("the bounds rise with K", () => {
   for (const { climb, elbo } of found) {
     climb.slice(1).forEach((value, k) => assert.ok(value >= climb[k] - 1e-6));
     assert.ok(Number.isFinite(elbo));

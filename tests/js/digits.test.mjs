@@ -47,3 +47,23 @@ test("a distance is in standard deviations", () => {
   const posterior = { mean: Float32Array.of(1, 2), logVariance: Float32Array.of(Math.log(4), Math.log(0.25)) };
   assert.ok(Math.abs(digits.deviations(Float32Array.of(7, 0), posterior) - 5) < 1e-6);
 });
+
+test("a plane of larger pictures holds 17 by 17, each in its place and decoded from the code in its middle", () => {
+  const [size, tiles, width] = [28, 17, 17 * 28];
+  const network = {
+    size,
+    decode([z1, z2], picture) { // shows its code in two pixels
+      picture.fill(0);
+      [picture[size + 1], picture[2 * size + 2]] = [z1, z2].map((z) => (0.9 * (z + 3)) / 6);
+    },
+  };
+  const memory = new Uint32Array(width * width);
+  widgets.paintManifold(network, 3, memory, widgets.GREY);
+  for (let row = 0; row < tiles; row++) {
+    for (let column = 0; column < tiles; column++) {
+      const shown = [0, 1, 2].map((i) => memory[(size * row + i) * width + size * column + i] & 255);
+      const wanted = [2 * column + 1, 2 * (tiles - 1 - row) + 1].map((odd) => Math.round((0.9 * 255 * odd) / 34));
+      assert.deepEqual(shown, [0, ...wanted]);
+    }
+  }
+});

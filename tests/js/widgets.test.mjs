@@ -167,3 +167,19 @@ test("a drawn code has the posterior's moments", () => {
   assertStandard(draws.map(([, second]) => second / 2));
   assert.ok(Math.abs(mean(draws.map(([first, second]) => first * second))) < 5 / Math.sqrt(draws.length));
 });
+
+test("a code is drawn from other numbers than the noise of the same seed", () => {
+  const code = new Float32Array(2);
+  widgets.sample(widgets.newPosterior(), 5, code); // a draw from N(0, 1)
+  const next = uniforms(5);
+  assert.notDeepEqual(code, Float32Array.of(normal(next(), next()), normal(next(), next())));
+});
+
+test("a code lies to the right and upwards of the middle, and at the edge if it is beyond", () => {
+  const { PLANE, place } = widgets;
+  assert.deepEqual(place([0, 0], { limit: 4 }), [PLANE / 2, PLANE / 2]);
+  assert.deepEqual(place([2, 3], { limit: 4 }), [0.75 * PLANE, 0.125 * PLANE]);
+  assert.deepEqual(place([-9, -9], { limit: 4 }), [0, PLANE]);
+  const inset = { limit: 0.5, centre: [1, -1], left: 300, top: 10, size: 100 };
+  assert.deepEqual(place([1.25, -1.25], inset), [375, 85]);
+});
