@@ -50,7 +50,7 @@ def put(path: Path, settings: Mapping[str, Any], name: str, numbers: Mapping[str
     Raises:
         ValueError: a setting differs from that of the runs that are there; one that they do not have may come.
     """
-    content, settings = stored(path), json.loads(json.dumps(settings))
+    content = stored(path)
     refuse_others(path, content, settings)
     here = json.loads(json.dumps(machine()))
     if here not in content["machines"]:
@@ -63,7 +63,7 @@ def put(path: Path, settings: Mapping[str, Any], name: str, numbers: Mapping[str
 
 def refuse_others(path: Path, content: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise ValueError if the file at `path`, with this content, holds runs of other settings."""
-    for key, value in settings.items():
+    for key, value in json.loads(json.dumps(settings)).items():  # as the file has them
         if content["settings"].get(key, value) != value:
             raise ValueError(f"{path.name} holds runs of other settings: {key} is {content['settings'][key]} there")
 
@@ -82,7 +82,7 @@ def make(path: Path, settings: Mapping[str, Any], names: Sequence[str], measure:
         Exception: what the first run that failed raised, once the others are stored.
     """
     content = stored(path)
-    refuse_others(path, content, json.loads(json.dumps(settings)))
+    refuse_others(path, content, settings)
     failures: list[BaseException] = []
     missing = [name for name in names if name not in content["runs"]]
     context = multiprocessing.get_context("spawn")

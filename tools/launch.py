@@ -55,8 +55,10 @@ def checked(address: str) -> str:
 
 
 def stamped(notebook: str, address: str) -> str:
-    """Return a notebook file's text with the address in its first cell."""
+    """Return a notebook file's text with the address in its first cell; one that has it already stays as it is."""
     blank, filled = (json.dumps(line)[1:-1] for line in (BLANK, BLANK.replace('""', f'"{address}"')))
+    if filled in notebook:
+        return notebook
     if notebook.count(blank) != 1:
         raise ValueError("the notebook's first cell holds no empty address: run python tools/launch.py insert")
     return notebook.replace(blank, filled)
@@ -124,9 +126,7 @@ def stamp_downloads(app: "Sphinx", exception: Exception | None) -> None:
     """Put the address into the notebooks that the download buttons hand out."""
     if exception is None and app.builder.format == "html" and (address := os.environ.get(VARIABLE)):
         for path in (Path(app.outdir) / "_sources").rglob("*.ipynb"):
-            text = path.read_text("utf-8")
-            if json.dumps(f'address = "{address}"')[1:-1] not in text:  # one that has not changed was not copied again
-                path.write_text(stamped(text, address), "utf-8")
+            path.write_text(stamped(path.read_text("utf-8"), address), "utf-8")
 
 
 def setup(app: "Sphinx") -> dict[str, Any]:

@@ -21,6 +21,7 @@ import {
   makeTitle,
   pair,
   place,
+  startWorker,
   swatch,
   toHex,
 } from "./widgets.mjs";
@@ -388,17 +389,18 @@ export function evidence(network, table, image) {
   let value = logSum(cells, width);
   let before = logSum(cells.filter(({ even }) => even), 2 * width);
   for (let depth = 0; Math.abs(value - before) > 3e-4 && depth < 5; depth++) {
-    const top = cells.reduce((most, cell) => Math.max(most, cell.value), -Infinity);
-    const least = top - (depth ? 16 : 40); // a coarse grid may miss a peak by many nats
+    const least = highest(cells) - (depth ? 16 : 40); // a coarse grid may miss a peak by many nats
     cells = cells.filter((cell) => cell.value > least).flatMap((cell) => quarters(network, projected, cell, width));
     width /= 2;
     [before, value] = [value, logSum(cells, width)];
   }
-  const top = cells.reduce((most, cell) => Math.max(most, cell.value), -Infinity);
+  const top = highest(cells);
   const matter = cells.filter((cell) => cell.value > top - 6);
   const open = matter.some(({ z1, z2 }) => Math.max(Math.abs(z1), Math.abs(z2)) > GRID.limit - 0.1);
   return { value, cells, width, top, matter, open };
 }
+
+const highest = (cells) => cells.reduce((most, { value }) => Math.max(most, value), -Infinity);
 
 /** The cells of the table whose ln p(image, z) may come near the largest, as { z1, z2, value, even }. */
 function promisingCells(network, { softplus, hidden }, projected) {
@@ -488,14 +490,13 @@ export function serve(scope = globalThis) {
 function makeOracle(source, sheets, changed) {
   const [answers, told, waiting] = [new Map(), new Set(), new Map()]; // the last, of each kind: the key asked about
   let worker = null;
-  let address = null;
-  const receive = ({ data }) => {
+  const receive = (data) => {
     if (answers.size > 300) answers.clear();
     answers.set(`${data.kind} ${data.key}`, data);
     if (waiting.get(data.kind) === data.key) waiting.delete(data.kind);
     changed();
   };
-  const here = { postMessage: (data) => receive({ data }) };
+  const here = { postMessage: receive };
   const post = (data) => (worker ? worker.postMessage(data) : here.onmessage({ data }));
   const stay = () => {
     worker = null;
@@ -504,12 +505,7 @@ function makeOracle(source, sheets, changed) {
     serve(here);
     changed();
   };
-  try {
-    address = URL.createObjectURL(new Blob([source, "\nserve();"], { type: "text/javascript" }));
-    worker = Object.assign(new Worker(address, { type: "module" }), { onmessage: receive, onerror: stay });
-  } catch {
-    serve(here); // a page that allows no worker
-  }
+  worker = startWorker(source, (_, data) => receive(data), stay); // null in a page that allows none
   return {
     ask(kind, index, key, question) {
       if (waiting.get(kind) !== key && !answers.has(`${kind} ${key}`)) {
@@ -520,10 +516,7 @@ function makeOracle(source, sheets, changed) {
       }
       return answers.get(`${kind} ${key}`) ?? null;
     },
-    stop() {
-      worker?.terminate();
-      URL.revokeObjectURL(address);
-    },
+    stop: () => worker?.terminate(),
   };
 }
 

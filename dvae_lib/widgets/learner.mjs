@@ -1,7 +1,7 @@
 import {
   CLEAN, EXPLORERS, GROUND, NOISY, PIXELS, PLANE, WHITE, Network, Sheet, allSquares, corrupt, crossEntropy, inWords,
-  make, makeButton, makeKey, makePicture, makePlane, newPosterior, normal, paintManifold, paintSquare, swatch,
-  uniforms, wrongPixels,
+  make, makeButton, makeKey, makePicture, makePlane, newPosterior, normal, paintManifold, paintSquare, startWorker,
+  swatch, uniforms, wrongPixels,
 } from "./widgets.mjs";
 
 // ---------------------------------------------------------------------------------- a network that learns in the page
@@ -366,27 +366,6 @@ function makeCurves(redraw) {
       }
     },
   };
-}
-
-/** The worker: this module's own text, with `serve` called at its end. */
-function startWorker(text, receive, fail) {
-  const address = URL.createObjectURL(new Blob([text, "\nserve();"], { type: "text/javascript" }));
-  try {
-    const worker = new Worker(address, { type: "module" });
-    worker.onmessage = ({ data }) => {
-      URL.revokeObjectURL(address); // it is loaded
-      receive(worker, data);
-    };
-    worker.onerror = (event) => {
-      event.preventDefault();
-      fail(worker);
-    };
-    return worker;
-  } catch {
-    URL.revokeObjectURL(address);
-    fail(null);
-    return null;
-  }
 }
 
 /** A network learns, in a worker, while the page draws what it has learnt. */

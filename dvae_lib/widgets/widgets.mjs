@@ -944,6 +944,30 @@ function trainAgain({ get, root, model }) {
   return { traits: [], draw() {} };
 }
 
+/** Start a worker with this text, a module's own, and a call of its `serve` at the end.
+ *
+ * `receive(worker, data)` is called with what it says, `fail(worker)` if it breaks down, `fail(null)` if it may not
+ * start; null is then returned as well. */
+export function startWorker(text, receive, fail) {
+  const address = URL.createObjectURL(new Blob([text, "\nserve();"], { type: "text/javascript" }));
+  try {
+    const worker = new Worker(address, { type: "module" });
+    worker.onmessage = ({ data }) => {
+      URL.revokeObjectURL(address); // it is loaded
+      receive(worker, data);
+    };
+    worker.onerror = (event) => {
+      event.preventDefault();
+      fail(worker);
+    };
+    return worker;
+  } catch {
+    URL.revokeObjectURL(address);
+    fail(null);
+    return null;
+  }
+}
+
 /** The networks that a widget refers to, read once for all explorers of the page; layers alone where it holds these. */
 export async function readSheets(model) {
   if (!model.get("networks")) return []; // an explorer that needs none

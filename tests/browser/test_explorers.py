@@ -401,6 +401,18 @@ def test_a_bar_says_when_it_is_still_counted_and_the_others_stand(open_explorer)
     assert re.fullmatch(r"\u2212[\d.]+", explorer.locator(".dvae-hang > b").first.inner_text())
 
 
+def test_a_page_that_may_start_no_worker_counts_the_bounds_itself(open_explorer):
+    page, explorer = open_explorer(4)
+    values = explorer.locator(".dvae-hang > b")
+    page.wait_for_function(COUNTED, arg=explorer.locator(".dvae-reading").element_handle())
+    counted = values.all_inner_texts()
+    page.add_init_script("window.Worker = class { constructor() { throw new DOMException('no'); } };")
+    page.reload()
+    page.wait_for_function(ALL_DRAWN, arg=len(EXPLORERS) + 1)
+    page.wait_for_function(COUNTED, arg=explorer.locator(".dvae-reading").element_handle())
+    assert values.all_inner_texts() == counted
+
+
 def test_the_page_is_small(html):
     assert (html / "book" / "explore.html").stat().st_size < 4e6
 
