@@ -498,12 +498,12 @@ function makeOracle(source, sheets, changed) {
   };
   const here = { postMessage: receive };
   const post = (data) => (worker ? worker.postMessage(data) : here.onmessage({ data }));
-  const stay = () => {
+  const stay = (broken) => {
     worker = null;
     told.clear();
     waiting.clear();
     serve(here);
-    changed();
+    if (broken) changed(); // where none may start, nothing is drawn yet
   };
   worker = startWorker(source, (_, data) => receive(data), stay); // null in a page that allows none
   return {
